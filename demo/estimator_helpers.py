@@ -1,0 +1,379 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""What the Estimator scripts share: run configuration, warm start, hooks."""
+
+import time
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from demo import horovod_helpers
+from demo import script_helpers
+
+# Graph collection through which a model_fn shows tensors to EvalOutputsHook.
+EVAL_OUTPUTS = "eval_outputs"
+
+# The tables whose rows a vocabulary or a config must fit.
+WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
+POSITION_EMBEDDINGS = "bert/embeddings/position_embeddings"
+
+
+def run_config(flag_values, keep_checkpoint_max=5):
+  """The RunConfig of a script.
+
+  Rank 0 saves checkpoints and summaries in the output folder, the other ranks
+  save nothing.
+
+  Args:
+    flag_values: the parsed flags (output_dir, save_checkpoints_steps,
+      random_seed, log_steps and those of `define_tpu_flags`).
+    keep_checkpoint_max: int, checkpoints to keep.
+
+  Returns:
+    tf.compat.v1.estimator.tpu.RunConfig.
+  """
+  tpu = tf.compat.v1.estimator.tpu
+  resolver = None
+  if flag_values.use_tpu and flag_values.tpu_name:
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+        flag_values.tpu_name, zone=flag_values.tpu_zone,
+        project=flag_values.gcp_project)
+  chief = horovod_helpers.is_chief()
+  seed = flag_values.random_seed
+  return tpu.RunConfig(
+      cluster=resolver,
+      master=flag_values.master,
+      model_dir=flag_values.output_dir if chief else None,
+      save_checkpoints_steps=(
+          flag_values.save_checkpoints_steps if chief else None),
+      save_summary_steps=flag_values.log_steps if chief else None,
+      log_step_count_steps=flag_values.log_steps,
+      keep_checkpoint_max=keep_checkpoint_max,
+      # Ranks must not drop out the same units or shuffle alike.
+      tf_random_seed=(
+          None if seed is None else seed + horovod_helpers.hvd_rank()),
+      session_config=horovod_helpers.session_config(),
+      tpu_config=tpu.TPUConfig(
+          iterations_per_loop=flag_values.iterations_per_loop,
+          num_shards=flag_values.num_tpu_cores,
+          per_host_input_for_training=(
+              tpu.InputPipelineConfig.PER_HOST_V2)))
+
+
+def training_steps(num_examples, flag_values):
+  """Steps of the training and of its warm-up.
+
+  The flags' batch is that of one rank, so the steps of one rank alone are
+  divided by the number of ranks, once.
+
+  Args:
+    num_examples: int, training examples of all ranks together.
+    flag_values: the parsed flags.
+
+  Returns:
+    (num_train_steps, num_warmup_steps), ints.
+
+  Raises:
+    ValueError: not even one step.
+  """
+  size = horovod_helpers.hvd_size()
+  steps = int(num_examples / flag_values.train_batch_size *
+              flag_values.num_train_epochs)
+  warmup = int(steps * flag_values.warmup_proportion)
+  if steps // size < 1:
+    raise ValueError(
+        f"{num_examples} training examples make less than one step with "
+        f"--train_batch_size={flag_values.train_batch_size}, "
+        f"--num_train_epochs={flag_values.num_train_epochs} and {size} "
+        f"rank(s). Use a smaller batch or more epochs.")
+  return steps // size, warmup // size
+
+
+def effective_learning_rate(flag_values):
+  """The learning rate times the number of ranks, unless that is turned off."""
+  size = horovod_helpers.hvd_size()
+  rate = flag_values.learning_rate
+  if flag_values.scale_learning_rate:
+    rate *= size
+  if size > 1:
+    logging.info("Learning rate %g: --learning_rate=%g%s.", rate,
+                 flag_values.learning_rate,
+                 f" times {size} ranks" if flag_values.scale_learning_rate
+                 else " as it is")
+  return rate
+
+
+def check_checkpoint(init_checkpoint, bert_config):
+  """Reads an initial checkpoint through before any work is done.
+
+  Args:
+    init_checkpoint: string, checkpoint prefix.
+    bert_config: BertConfig that it has to fit.
+
+  Raises:
+    ValueError: it is missing, cut short, or of another vocabulary or width.
+  """
+  reader = _open_checkpoint(init_checkpoint, "--init_checkpoint")
+  shapes = reader.get_variable_to_shape_map()
+  for name in sorted(shapes):
+    try:
+      reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError) as error:
+      raise ValueError(
+          f"--init_checkpoint={init_checkpoint} is damaged: {name} can't be "
+          f"read ({_first_line(error)}). Copy or download it again.") from error
+  for name, rows, key in (
+      (WORD_EMBEDDINGS, bert_config.vocab_size, "vocab_size"),
+      (POSITION_EMBEDDINGS, bert_config.max_position_embeddings,
+       "max_position_embeddings")):
+    if name in shapes and list(shapes[name]) != [rows, bert_config.hidden_size]:
+      raise ValueError(
+          f"--init_checkpoint={init_checkpoint} does not fit "
+          f"--bert_config_file: {name} has shape {list(shapes[name])}, {key} "
+          f"and hidden_size say {[rows, bert_config.hidden_size]}. Use the "
+          f"vocab.txt and bert_config.json of the same model.")
+
+
+def latest_checkpoint(output_dir, tvars_shapes=None):
+  """The newest checkpoint in the output folder, or None.
+
+  Args:
+    output_dir: string.
+    tvars_shapes: dict variable name -> list of int or None; if given, the
+      checkpoint must hold these variables in these shapes.
+
+  Raises:
+    ValueError: it is damaged, or of a model of another shape.
+  """
+  path = tf.train.latest_checkpoint(output_dir)
+  if path is None:
+    return None
+  found = _open_checkpoint(
+      path, "the newest in --output_dir").get_variable_to_shape_map()
+  for name, shape in (tvars_shapes or {}).items():
+    if list(found.get(name, shape)) != list(shape):
+      raise ValueError(
+          f"{path} is of another model: {name} has shape {found[name]} there "
+          f"and {shape} here. Give this run another --output_dir, or the "
+          f"flags of the run that wrote it.")
+  return path
+
+
+def checkpoint_step(path):
+  """The global step that a checkpoint was saved at (int)."""
+  return int(tf.train.load_variable(path, "global_step"))
+
+
+def _open_checkpoint(path, what):
+  try:
+    return tf.train.load_checkpoint(path)
+  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    if not tf.io.gfile.glob(path + ".index"):
+      message = (f"{what} {path}: there is no {path}.index. Give the prefix "
+                 f"of a TensorFlow checkpoint, such as "
+                 f"uncased_L-12_H-768_A-12/bert_model.ckpt.")
+    else:
+      message = (f"{what} {path} can't be opened ({_first_line(error)}). "
+                 f"Copy or download it again.")
+    raise ValueError(message) from error
+
+
+def _first_line(error):
+  return str(getattr(error, "message", None) or error).splitlines()[0]
+
+
+def check_warm_start(tvars, assignment_map, init_checkpoint):
+  """Says what a checkpoint gives to the model, and refuses what doesn't fit.
+
+  Args:
+    tvars: list of the graph's trainable variables.
+    assignment_map: dict checkpoint name -> variable, of
+      `modeling.get_assignment_map_from_checkpoint`.
+    init_checkpoint: string, checkpoint prefix.
+
+  Returns:
+    (loaded, fresh, unused): lists of variable names, those that the
+    checkpoint gives, those that keep their initial values, and those of the
+    checkpoint that the model has no place for.
+
+  Raises:
+    ValueError: nothing matches, or a shape differs (names the variables).
+  """
+  names = {var.name.split(":")[0]: var for var in tvars}
+  saved = dict(tf.train.list_variables(init_checkpoint))
+  loaded = sorted(assignment_map)
+  fresh = sorted(set(names) - set(loaded))
+  unused = sorted(set(saved) - set(loaded))
+  if not loaded:
+    raise ValueError(
+        f"--init_checkpoint={init_checkpoint} has no variable of this model. "
+        f"It holds {_some(unused)}; the model has {_some(fresh)}.")
+  misfits = [f"{name} {saved[name]} instead of {names[name].shape.as_list()}"
+             for name in loaded
+             if list(saved[name]) != names[name].shape.as_list()]
+  if misfits:
+    raise ValueError(
+        f"--init_checkpoint={init_checkpoint} does not fit this model: "
+        f"{_some(misfits)}. Check --bert_config_file and the task's labels.")
+  # model_fn is called for training, evaluation and prediction; once will do.
+  logging.log_first_n(
+      logging.INFO,
+      "Warm start from %s: %d variables loaded; fresh: %s; not used: %s.", 1,
+      init_checkpoint, len(loaded), _some(fresh), _some(unused))
+  return loaded, fresh, unused
+
+
+def _some(names):
+  """The first few of a list of names, in words."""
+  shown = ", ".join(names[:4]) or "none"
+  return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+class ProgressHook(tf.estimator.SessionRunHook):
+  """Shows loss, learning rate, examples/s and remaining time of a training.
+
+  On a terminal a bar that moves with every step; elsewhere a line after the
+  first step, every `log_steps` steps and at the end. The loss is the mean
+  since the last line.
+  """
+
+  def __init__(self, num_train_steps, batch_size, log_steps, rate_collection):
+    """Takes the size of the training.
+
+    Args:
+      num_train_steps: int, step at which the training ends.
+      batch_size: int, examples per step and rank.
+      log_steps: int, steps between two lines.
+      rate_collection: string, graph collection with the learning rate.
+    """
+    self._rate_collection = rate_collection
+    self._num_train_steps = num_train_steps
+    self._batch_size = batch_size
+    self._log_steps = log_steps
+
+  def begin(self):
+    self._fetches = {
+        "loss": tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1],
+        "rate": tf.compat.v1.get_collection(self._rate_collection)[-1]}
+    self._global_step = tf.compat.v1.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._step = int(session.run(self._global_step))
+    self._bar = script_helpers.progress_bar(
+        total=self._num_train_steps, desc="Training", unit="step")
+    self._bar.update(self._step)
+    if self._step:
+      logging.info("Going on from step %d.", self._step)
+    self._losses = []
+    self._first_step = self._step + 1
+    self._start = self._last_time = time.monotonic()
+    self._last_step = self._step
+
+  def before_run(self, run_context):
+    return tf.estimator.SessionRunArgs(self._fetches)
+
+  def after_run(self, run_context, run_values):
+    self._step += 1
+    self._losses.append(float(run_values.results["loss"]))
+    rate = float(run_values.results["rate"])
+    if not self._bar.disable:
+      self._bar.set_postfix_str(
+          f"loss {self._losses[-1]:.4f}, rate {rate:.3g}, "
+          f"{self._throughput()}", refresh=False)
+      self._bar.update()
+    elif (self._step == self._first_step or
+          self._step % self._log_steps == 0 or
+          self._step == self._num_train_steps):
+      self._log_line(rate)
+
+  def end(self, session):
+    self._bar.close()
+
+  def _log_line(self, rate):
+    remaining = self._num_train_steps - self._step
+    now = time.monotonic()
+    seconds = (now - self._last_time) / max(self._step - self._last_step, 1)
+    logging.info(
+        "step %d/%d (%.0f %%)  loss %.4f  learning rate %.3g  %s  "
+        "remaining %s", self._step, self._num_train_steps,
+        100.0 * self._step / self._num_train_steps, np.mean(self._losses),
+        rate, self._throughput(), duration(remaining * seconds))
+    self._losses = []
+    self._last_time, self._last_step = now, self._step
+
+  def _throughput(self):
+    """Examples/s since the last line, or since the start on a terminal."""
+    steps = self._step - self._last_step
+    seconds = max(time.monotonic() - self._last_time, 1e-9)
+    per_rank = steps * self._batch_size / seconds
+    size = horovod_helpers.hvd_size()
+    if size == 1:
+      return f"{per_rank:.1f} examples/s"
+    return (f"{per_rank:.1f} examples/s per rank, {per_rank * size:.1f} in "
+            f"total")
+
+
+def duration(seconds):
+  """Seconds in words: 3725 -> "1h 02m 05s"."""
+  seconds = int(round(seconds))
+  hours, rest = divmod(seconds, 3600)
+  minutes, seconds = divmod(rest, 60)
+  if hours:
+    return f"{hours}h {minutes:02d}m {seconds:02d}s"
+  return f"{minutes}m {seconds:02d}s" if minutes else f"{seconds}s"
+
+
+def show_to_eval_hook(**tensors):
+  """For a model_fn: names tensors [B, ...] that `EvalOutputsHook` collects."""
+  tf.compat.v1.add_to_collection(EVAL_OUTPUTS, tensors)
+
+
+class EvalOutputsHook(tf.estimator.SessionRunHook):
+  """Keeps what the model gave for every row of an evaluation.
+
+  Scores such as F1 or a rank correlation need all rows at once; with this
+  hook they cost no second pass.
+
+  Attributes:
+    outputs: dict name -> array [rows, ...], after the evaluation.
+  """
+
+  def __init__(self, num_batches):
+    """`num_batches`: int, for the progress bar."""
+    self._num_batches = num_batches
+    self.outputs = {}
+
+  def begin(self):
+    self._fetches = tf.compat.v1.get_collection(EVAL_OUTPUTS)[-1]
+    self._batches = []
+    self._bar = script_helpers.progress_bar(
+        total=self._num_batches, desc="Evaluating", unit="batch")
+
+  def before_run(self, run_context):
+    return tf.estimator.SessionRunArgs(self._fetches)
+
+  def after_run(self, run_context, run_values):
+    self._batches.append(run_values.results)
+    self._bar.update()
+
+  def end(self, session):
+    self._bar.close()
+    self.outputs = {
+        name: np.concatenate([batch[name] for batch in self._batches])
+        for name in self._fetches}
+
+
+def write_summary(folder, scores, step):
+  """Adds scores to the TensorBoard file of a folder.
+
+  Args:
+    folder: string.
+    scores: dict tag -> float.
+    step: int.
+  """
+  with tf.Graph().as_default():  # The writer refuses to work eagerly.
+    writer = tf.compat.v1.summary.FileWriterCache.get(folder)
+  writer.add_summary(tf.compat.v1.Summary(value=[
+      tf.compat.v1.Summary.Value(tag=tag, simple_value=value)
+      for tag, value in scores.items()]), step)
+  writer.flush()

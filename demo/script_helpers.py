@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""What every script does around its own story: flags, errors, files, bars."""
+
+import contextlib
+import os
+import sys
+import traceback
+
+from absl import app
+from absl import flags
+from absl import logging
+import tensorflow as tf
+import tqdm
+
+PROJECT_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# What a user can cause. Other exceptions are bugs and keep their traceback.
+_FILE_ERRORS = (
+    OSError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
+    tf.errors.DataLossError, tf.errors.FailedPreconditionError,
+    tf.errors.ResourceExhaustedError)
+
+
+def define_model_flags(max_seq_length):
+  """Defines the flags of model and text that upstream's scripts share.
+
+  Args:
+    max_seq_length: int, the script's default.
+  """
+  flags.disclaim_key_flags()  # They belong to the script that calls this.
+  flags.DEFINE_string(
+      "bert_config_file", None,
+      "JSON file with the model's sizes (bert_config.json).")
+  flags.DEFINE_string(
+      "vocab_file", None, "Vocabulary that the model was trained with.")
+  flags.DEFINE_string(
+      "output_dir", None, "Folder for checkpoints and results.")
+  flags.DEFINE_string(
+      "init_checkpoint", None,
+      "Checkpoint to start from, as a rule a pretrained model "
+      "(.../bert_model.ckpt).")
+  flags.DEFINE_bool(
+      "do_lower_case", True,
+      "Lower-case the text: True for uncased models, False for cased ones.")
+  flags.DEFINE_integer(
+      "max_seq_length", max_seq_length,
+      "Tokens per example after word-piece tokenization; longer ones are cut, "
+      "shorter ones padded.")
+
+
+def define_training_flags():
+  """Defines the flags of training that upstream's fine-tuning scripts share."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_bool("do_train", False, "Train.")
+  flags.DEFINE_integer(
+      "train_batch_size", 32, "Examples per training step and rank.")
+  flags.DEFINE_integer(
+      "predict_batch_size", 8, "Examples per prediction step.")
+  flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
+  flags.DEFINE_float("num_train_epochs", 3.0, "Passes over the training data.")
+  flags.DEFINE_float(
+      "warmup_proportion", 0.1,
+      "Share of the steps over which the learning rate rises from 0; 0.1 is "
+      "10 %.")
+  flags.DEFINE_integer(
+      "save_checkpoints_steps", 1000, "Steps between two checkpoints.")
+
+
+def define_tpu_flags():
+  """Defines the flags of TPU runs that upstream's scripts share."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_integer(
+      "iterations_per_loop", 1000, "Steps per call of the TPU.")
+  flags.DEFINE_bool("use_tpu", False, "Run on a TPU instead of CPU or GPU.")
+  flags.DEFINE_string(
+      "tpu_name", None, "TPU to use: its name or a grpc://host:port address.")
+  flags.DEFINE_string(
+      "tpu_zone", None, "GCE zone of the TPU, where it can't be detected.")
+  flags.DEFINE_string(
+      "gcp_project", None, "Project of the TPU, where it can't be detected.")
+  flags.DEFINE_string("master", None, "TensorFlow master address.")
+  flags.DEFINE_integer("num_tpu_cores", 8, "Cores of the TPU.")
+
+
+def define_run_flags():
+  """Defines the flags that upstream doesn't have and every script takes."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_bool(
+      "cpu_only", False,
+      "Use no accelerator: neither a GPU nor the Gaudi device library.")
+  flags.DEFINE_bool(
+      "use_horovod", False,
+      "Train on several ranks with Horovod. On by itself when mpirun or "
+      "horovodrun started more than one process.")
+  flags.DEFINE_bool(
+      "scale_learning_rate", True,
+      "With Horovod, multiply the learning rate by the number of ranks.")
+  flags.DEFINE_integer(
+      "random_seed", None,
+      "Seed of initial values, dropout and shuffling: the same seed gives the "
+      "same run on the same machine. None draws anew each time.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "log_steps", 100,
+      "Training steps between two lines of progress and two points of "
+      "TensorBoard. On a terminal a bar shows every step.", lower_bound=1)
+
+
+def run(main, required_flags):
+  """Runs a script: parses flags, calls `main`, ends with an exit status.
+
+  A wrong flag, a bad input file or a full disk ends with one line on stderr
+  and status 1; `--verbosity=1` adds the traceback. Any other exception is a
+  bug and is shown whole.
+
+  Args:
+    main: function of the positional arguments.
+    required_flags: list of flag names without which the script can't start.
+  """
+  flags.mark_flags_as_required(required_flags)
+
+  def guarded_main(argv):
+    _set_up_logging()
+    try:
+      return main(argv)
+    except Exception as error:  # pylint: disable=broad-except
+      message = _user_message(error)
+      if message is None:
+        raise
+      if logging.get_verbosity() > logging.INFO:
+        traceback.print_exc()
+      print(f"{os.path.basename(sys.argv[0])}: error: {message}",
+            file=sys.stderr)
+      return 1
+    finally:
+      sys.stdout.flush()
+      sys.stderr.flush()
+
+  app.run(guarded_main)
+
+
+def _user_message(error):
+  """One line for an error that the user can cause; None for a bug."""
+  if isinstance(error, tf.estimator.NanLossDuringTrainingError):
+    return ("the loss became NaN: try a smaller --learning_rate or a longer "
+            "--warmup_proportion.")
+  if isinstance(error, _FILE_ERRORS):
+    text = getattr(error, "message", None) or str(error)
+    return " ".join(text.splitlines()[:1]) or repr(error)
+  if isinstance(error, (ValueError, NotImplementedError)):
+    # Raised by TensorFlow or NumPy they are as likely a bug of ours.
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    own = os.path.abspath(raised_in).startswith(PROJECT_FOLDER + os.sep)
+    if own and f"{os.sep}site-packages{os.sep}" not in raised_in:
+      return " ".join(str(error).split("\n"))
+  return None
+
+
+def _set_up_logging():
+  """Shows our own INFO lines, and TensorFlow's only from WARNING on."""
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.INFO)
+  logger = tf.get_logger()
+  logger.handlers.clear()  # They go to absl's handler, once.
+  if logging.get_verbosity() <= logging.INFO:
+    logger.setLevel("WARNING")
+  # The Estimator is deprecated and the reason why versions are pinned; to be
+  # told so dozens of times in each run helps nobody.
+  logger.addFilter(
+      lambda record: "Instructions for updating" not in record.getMessage())
+
+
+def check_output_dir(output_dir):
+  """Makes the output folder and makes sure that it can be written.
+
+  Raises:
+    ValueError: it can't be made or written.
+  """
+  probe = os.path.join(output_dir, f"write_probe.tmp{os.getpid()}")
+  try:
+    tf.io.gfile.makedirs(output_dir)
+    with tf.io.gfile.GFile(probe, "w") as writer:
+      writer.write("probe")
+    tf.io.gfile.remove(probe)
+  except (tf.errors.OpError, OSError) as error:
+    raise ValueError(
+        f"--output_dir={output_dir} can't be written "
+        f"({getattr(error, 'message', error)}). Choose a folder that you may "
+        f"write to.") from error
+
+
+@contextlib.contextmanager
+def finished_file(path):
+  """Gives a temporary name to write to, and renames it when all went well.
+
+  A file under its real name is therefore always whole: an interrupted run
+  leaves the earlier one in place.
+
+  Args:
+    path: string, the name in the end.
+
+  Yields:
+    string, a name in the same folder.
+  """
+  temporary = f"{path}.tmp{os.getpid()}"
+  try:
+    yield temporary
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except BaseException:
+    if tf.io.gfile.exists(temporary):
+      tf.io.gfile.remove(temporary)
+    raise
+
+
+def write_text(path, text):
+  """Writes a UTF-8 text file, whole or not at all."""
+  with finished_file(path) as temporary:
+    with tf.io.gfile.GFile(temporary, "w") as writer:
+      writer.write(text)
+
+
+def progress_bar(iterable=None, total=None, desc=None, unit="it"):
+  """A tqdm bar on a terminal; elsewhere nothing is drawn."""
+  return tqdm.tqdm(iterable, total=total, desc=desc, unit=unit,
+                   disable=None, leave=False, dynamic_ncols=True)

@@ -1,0 +1,767 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""The BERT model: embeddings, transformer encoder, pooler.
+
+Graph code: every function adds operations to the default graph and makes its
+variables with `tf.compat.v1.get_variable`, so that their names are those of
+Google's checkpoints (`bert/encoder/layer_0/attention/self/query/kernel`).
+
+Letters of the shape comments, here and in the scripts:
+  B batch, F from-length, T to-length, S sequence length, N attention heads,
+  H size of a head, W hidden width (N * H as a rule), V vocabulary,
+  P masked predictions, L labels. All activations are float32.
+
+Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT";
+Vaswani et al. 2017, "Attention Is All You Need", section 3.
+"""
+
+import collections
+import copy
+import json
+import math
+import re
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import is_resource_variable
+
+# Added to the scores of masked positions before the softmax.
+_MASKED_SCORE = -10000.0
+# Published checkpoints were trained with this epsilon. Keras' default of 1e-3
+# changes their outputs (see CHANGES.md).
+_LAYER_NORM_EPSILON = 1e-12
+
+
+class BertConfig(object):
+  """Sizes and rates of a model; the content of `bert_config.json`.
+
+  Source: upstream symbol, unchanged.
+  """
+
+  def __init__(self,
+               vocab_size,
+               hidden_size=768,
+               num_hidden_layers=12,
+               num_attention_heads=12,
+               intermediate_size=3072,
+               hidden_act="gelu",
+               hidden_dropout_prob=0.1,
+               attention_probs_dropout_prob=0.1,
+               max_position_embeddings=512,
+               type_vocab_size=16,
+               initializer_range=0.02):
+    """Takes the values as they are.
+
+    Args:
+      vocab_size: int, rows of the word embedding table.
+      hidden_size: int, width of the encoder and the pooler.
+      num_hidden_layers: int.
+      num_attention_heads: int, divides `hidden_size`.
+      intermediate_size: int, width of the feed-forward layer.
+      hidden_act: string (see `get_activation`) or function, activation of the
+        feed-forward layer.
+      hidden_dropout_prob: float, dropout rate of embeddings and layer outputs.
+      attention_probs_dropout_prob: float, dropout rate of attention weights.
+      max_position_embeddings: int, longest sequence in tokens.
+      type_vocab_size: int, number of segment ids.
+      initializer_range: float, stddev of the truncated normal initializer.
+    """
+    self.vocab_size = vocab_size
+    self.hidden_size = hidden_size
+    self.num_hidden_layers = num_hidden_layers
+    self.num_attention_heads = num_attention_heads
+    self.hidden_act = hidden_act
+    self.intermediate_size = intermediate_size
+    self.hidden_dropout_prob = hidden_dropout_prob
+    self.attention_probs_dropout_prob = attention_probs_dropout_prob
+    self.max_position_embeddings = max_position_embeddings
+    self.type_vocab_size = type_vocab_size
+    self.initializer_range = initializer_range
+
+  @classmethod
+  def from_dict(cls, json_object):
+    """Returns a config with the keys of a dict; unknown keys are kept too."""
+    config = cls(vocab_size=None)
+    config.__dict__.update(json_object)
+    return config
+
+  @classmethod
+  def from_json_file(cls, json_file):
+    """Reads a `bert_config.json`.
+
+    Raises:
+      ValueError: the file is not a JSON object (names file and place).
+    """
+    with tf.io.gfile.GFile(json_file, "rb") as reader:
+      raw = reader.read()
+    try:
+      json_object = json.loads(raw.decode("utf-8"))
+    except ValueError as error:
+      raise ValueError(
+          f"{json_file} is not JSON: {error}. --bert_config_file has to be "
+          f"the bert_config.json of the model.") from None
+    if not isinstance(json_object, dict):
+      raise ValueError(
+          f"{json_file} holds a JSON {type(json_object).__name__}, not an "
+          f"object. --bert_config_file has to be the bert_config.json of the "
+          f"model.")
+    return cls.from_dict(json_object)
+
+  def to_dict(self):
+    """Returns a deep copy of the values as a dict."""
+    return copy.deepcopy(self.__dict__)
+
+  def to_json_string(self):
+    """Returns the values as JSON text, keys sorted, newline at the end."""
+    return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+class BertModel(object):
+  """The encoder on a batch of token ids.
+
+  Attributes:
+    embedding_output: float32 [B, S, W], after layer norm and dropout.
+    embedding_table: float32 variable [V, W], the word embeddings.
+    all_encoder_layers: list of float32 [B, S, W], one per layer.
+    sequence_output: float32 [B, S, W], the last layer.
+    pooled_output: float32 [B, W], tanh of a dense layer on the first token.
+
+  A small use:
+
+    config = modeling.BertConfig(vocab_size=32000, hidden_size=512)
+    model = modeling.BertModel(config, is_training=True, input_ids=ids)
+    logits = tf.matmul(model.get_pooled_output(), weights)
+
+  Source: upstream symbol, unchanged.
+  """
+
+  def __init__(self,
+               config,
+               is_training,
+               input_ids,
+               input_mask=None,
+               token_type_ids=None,
+               use_one_hot_embeddings=False,
+               scope=None):
+    """Builds the graph.
+
+    Args:
+      config: BertConfig; a copy is used, the caller's is left alone.
+      is_training: bool, False turns all dropout off.
+      input_ids: int32 [B, S].
+      input_mask: int32 [B, S] or None, 1 for tokens and 0 for padding; None
+        means no padding.
+      token_type_ids: int32 [B, S] or None, segment ids; None means all 0.
+      use_one_hot_embeddings: bool, look words up by a matrix product (TPU)
+        instead of a gather.
+      scope: string or None, variable scope, by default "bert".
+
+    Raises:
+      ValueError: a tensor's rank or the config's sizes don't fit.
+    """
+    config = copy.deepcopy(config)
+    if not is_training:
+      config.hidden_dropout_prob = 0.0
+      config.attention_probs_dropout_prob = 0.0
+
+    batch_size, seq_length = get_shape_list(input_ids, expected_rank=2)
+    if input_mask is None:
+      input_mask = tf.ones([batch_size, seq_length], dtype=tf.int32)
+    if token_type_ids is None:
+      token_type_ids = tf.zeros([batch_size, seq_length], dtype=tf.int32)
+
+    with tf.compat.v1.variable_scope(scope, default_name="bert"):
+      with tf.compat.v1.variable_scope("embeddings"):
+        words, self.embedding_table = embedding_lookup(
+            input_ids=input_ids,
+            vocab_size=config.vocab_size,
+            embedding_size=config.hidden_size,
+            initializer_range=config.initializer_range,
+            use_one_hot_embeddings=use_one_hot_embeddings)  # [B, S, W]
+        self.embedding_output = embedding_postprocessor(
+            words,
+            use_token_type=True,
+            token_type_ids=token_type_ids,
+            token_type_vocab_size=config.type_vocab_size,
+            initializer_range=config.initializer_range,
+            max_position_embeddings=config.max_position_embeddings,
+            dropout_prob=config.hidden_dropout_prob)  # [B, S, W]
+
+      with tf.compat.v1.variable_scope("encoder"):
+        self.all_encoder_layers = transformer_model(
+            self.embedding_output,
+            attention_mask=create_attention_mask_from_input_mask(
+                input_ids, input_mask),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            intermediate_act_fn=get_activation(config.hidden_act),
+            hidden_dropout_prob=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            initializer_range=config.initializer_range,
+            do_return_all_layers=True)
+
+      self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
+      with tf.compat.v1.variable_scope("pooler"):
+        # Pretraining taught the first token, [CLS], to stand for the whole
+        # segment (next sentence prediction).
+        first_token = self.sequence_output[:, 0, :]  # [B, W]
+        self.pooled_output = _dense(
+            first_token, config.hidden_size, tf.tanh,
+            config.initializer_range, "dense")  # [B, W]
+
+  def get_pooled_output(self):
+    """Returns float32 [B, W], one vector per row."""
+    return self.pooled_output
+
+  def get_sequence_output(self):
+    """Returns float32 [B, S, W], the last layer."""
+    return self.sequence_output
+
+  def get_all_encoder_layers(self):
+    """Returns the list of all layers' outputs, float32 [B, S, W] each."""
+    return self.all_encoder_layers
+
+  def get_embedding_output(self):
+    """Returns float32 [B, S, W], what enters the first layer."""
+    return self.embedding_output
+
+  def get_embedding_table(self):
+    """Returns the word embedding variable, float32 [V, W]."""
+    return self.embedding_table
+
+
+def gelu(x):
+  """Gaussian error linear unit in its tanh form.
+
+  Not the erf form, which `tf.nn.gelu` computes by default: the published
+  weights were trained with this one.
+
+  Args:
+    x: float tensor of any shape.
+
+  Returns:
+    Tensor of the same shape and dtype.
+
+  Source: upstream symbol; Hendrycks and Gimpel 2016, section 2.
+  """
+  # x * x * x, since a power by tf.pow costs several times as much.
+  inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
+  return x * (0.5 * (1.0 + tf.tanh(inner)))
+
+
+def get_activation(activation_string):
+  """Finds an activation function by its name in a config.
+
+  Args:
+    activation_string: "gelu", "relu", "tanh", "linear" in any case, or
+      something that is no string, which is returned as it is.
+
+  Returns:
+    A function of one tensor, or None for "linear", "" and None.
+
+  Raises:
+    ValueError: unknown name.
+
+  Source: upstream symbol, unchanged.
+  """
+  if not isinstance(activation_string, str):
+    return activation_string
+  functions = {"": None, "linear": None, "relu": tf.nn.relu, "gelu": gelu,
+               "tanh": tf.tanh}
+  name = activation_string.lower()
+  if name not in functions:
+    raise ValueError(
+        f"Unknown activation {activation_string!r} (hidden_act in "
+        f"bert_config.json); known are gelu, relu, tanh and linear.")
+  return functions[name]
+
+
+def get_assignment_map_from_checkpoint(tvars, init_checkpoint):
+  """Pairs a checkpoint's variables with those of the graph, by name.
+
+  Args:
+    tvars: list of variables to initialise, as a rule
+      `tf.compat.v1.trainable_variables()`. They must be resource variables:
+      with a name alone `init_from_checkpoint` would not find them in TF 2.
+    init_checkpoint: string, checkpoint prefix (`.../bert_model.ckpt`).
+
+  Returns:
+    (assignment_map, initialized_variable_names): an OrderedDict from the name
+    in the checkpoint to the graph's variable, for
+    `tf.compat.v1.train.init_from_checkpoint`; and a dict whose keys are the
+    names of the variables that will be loaded, with and without ":0".
+
+  Raises:
+    AssertionError: a variable is not a resource variable.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  by_name = collections.OrderedDict(
+      (re.sub(r":\d+$", "", var.name), var) for var in tvars)
+  assignment_map = collections.OrderedDict()
+  initialized_variable_names = {}
+  for name, _ in tf.train.list_variables(init_checkpoint):
+    if name not in by_name:
+      continue
+    var = by_name[name]
+    assert is_resource_variable(var), (
+        f"{name} is a reference variable: call "
+        f"tf.compat.v1.enable_resource_variables() before building the model.")
+    assignment_map[name] = var
+    initialized_variable_names[name] = 1
+    initialized_variable_names[name + ":0"] = 1
+  return (assignment_map, initialized_variable_names)
+
+
+def dropout(input_tensor, dropout_prob):
+  """Zeroes elements at random and scales the others up.
+
+  Args:
+    input_tensor: float tensor.
+    dropout_prob: float or None, probability of dropping an element (TF 1's
+      `keep_prob` is one minus it). 0 and None return the tensor itself.
+
+  Returns:
+    Tensor of the same shape.
+
+  Source: upstream symbol; `rate` instead of `keep_prob`.
+  """
+  if not dropout_prob:
+    return input_tensor
+  return tf.nn.dropout(input_tensor, rate=dropout_prob)
+
+
+def layer_norm(input_tensor, name=None):
+  """Normalises the last dimension to mean 0 and variance 1, then scales.
+
+  Plain operations with epsilon 1e-12. Keras' LayerNormalization has the same
+  variables, but TF 2.15.1 (oneDNN) computes it with epsilon 1e-3 as soon as
+  its weights are constants, in every frozen graph.
+
+  Args:
+    input_tensor: float32 [..., W].
+    name: string or None, scope of the variables `gamma` and `beta` [W]; None
+      means "LayerNorm", numbered if taken.
+
+  Returns:
+    float32 [..., W].
+
+  Source: upstream symbol; Ba et al. 2016, "Layer Normalization"; see CHANGES.
+  """
+  width = input_tensor.shape[-1]
+  with tf.compat.v1.variable_scope(name, default_name="LayerNorm"):
+    beta = tf.compat.v1.get_variable(
+        "beta", [width], initializer=tf.zeros_initializer())
+    gamma = tf.compat.v1.get_variable(
+        "gamma", [width], initializer=tf.ones_initializer())
+    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
+    return tf.nn.batch_normalization(
+        input_tensor, mean, variance, beta, gamma, _LAYER_NORM_EPSILON)
+
+
+def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
+  """`layer_norm`, then `dropout`; see there."""
+  return dropout(layer_norm(input_tensor, name), dropout_prob)
+
+
+def create_initializer(initializer_range=0.02):
+  """Returns a truncated normal initializer with this standard deviation."""
+  return tf.compat.v1.truncated_normal_initializer(stddev=initializer_range)
+
+
+def embedding_lookup(input_ids,
+                     vocab_size,
+                     embedding_size=128,
+                     initializer_range=0.02,
+                     word_embedding_name="word_embeddings",
+                     use_one_hot_embeddings=False):
+  """Looks up the embedding vectors of ids.
+
+  Args:
+    input_ids: int32 [B, S] or [B, S, n]; with n the n vectors of a position
+      stand side by side.
+    vocab_size: int, V.
+    embedding_size: int, width of a vector.
+    initializer_range: float, see `create_initializer`.
+    word_embedding_name: string, name of the table.
+    use_one_hot_embeddings: bool, matrix product instead of a gather; its
+      gradient is dense, that of a gather sparse.
+
+  Returns:
+    (float32 [B, S, n * embedding_size], the table [V, embedding_size]).
+
+  Source: upstream symbol, unchanged.
+  """
+  # Upstream's single column: [B, S] is treated as [B, S, 1].
+  if input_ids.shape.ndims == 2:
+    input_ids = tf.expand_dims(input_ids, axis=-1)
+  embedding_table = tf.compat.v1.get_variable(
+      word_embedding_name, [vocab_size, embedding_size],
+      initializer=create_initializer(initializer_range))
+  flat_ids = tf.reshape(input_ids, [-1])
+  if use_one_hot_embeddings:
+    output = tf.matmul(tf.one_hot(flat_ids, depth=vocab_size), embedding_table)
+  else:
+    output = tf.gather(embedding_table, flat_ids)
+  shape = get_shape_list(input_ids)
+  output = tf.reshape(output, shape[:-1] + [shape[-1] * embedding_size])
+  return (output, embedding_table)
+
+
+def embedding_postprocessor(input_tensor,
+                            use_token_type=False,
+                            token_type_ids=None,
+                            token_type_vocab_size=16,
+                            token_type_embedding_name="token_type_embeddings",
+                            use_position_embeddings=True,
+                            position_embedding_name="position_embeddings",
+                            initializer_range=0.02,
+                            max_position_embeddings=512,
+                            dropout_prob=0.1):
+  """Adds segment and position embeddings, then layer norm and dropout.
+
+  Args:
+    input_tensor: float32 [B, S, W], word embeddings.
+    use_token_type: bool, add segment embeddings.
+    token_type_ids: int32 [B, S], needed with `use_token_type`.
+    token_type_vocab_size: int, number of segment ids.
+    token_type_embedding_name: string, name of that table.
+    use_position_embeddings: bool, add position embeddings.
+    position_embedding_name: string, name of that table.
+    initializer_range: float, see `create_initializer`.
+    max_position_embeddings: int, rows of the position table; S may be
+      shorter, not longer.
+    dropout_prob: float, dropout rate of the result.
+
+  Returns:
+    float32 [B, S, W].
+
+  Raises:
+    ValueError: a rank is wrong or `token_type_ids` is missing.
+    tf.errors.InvalidArgumentError: S is larger than the position table.
+
+  Source: upstream symbol, unchanged.
+  """
+  batch_size, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
+  output = input_tensor
+
+  if use_token_type:
+    if token_type_ids is None:
+      raise ValueError("use_token_type needs token_type_ids.")
+    token_type_table = tf.compat.v1.get_variable(
+        token_type_embedding_name, [token_type_vocab_size, width],
+        initializer=create_initializer(initializer_range))
+    # The table is tiny, so a product is faster than a gather, above all in
+    # the backward pass.
+    one_hot_ids = tf.one_hot(
+        tf.reshape(token_type_ids, [-1]), depth=token_type_vocab_size)
+    output += tf.reshape(tf.matmul(one_hot_ids, token_type_table),
+                         [batch_size, seq_length, width])
+
+  if use_position_embeddings:
+    fits = tf.compat.v1.assert_less_equal(
+        seq_length, max_position_embeddings,
+        message="The sequence is longer than the position embeddings.")
+    with tf.control_dependencies([fits]):
+      position_table = tf.compat.v1.get_variable(
+          position_embedding_name, [max_position_embeddings, width],
+          initializer=create_initializer(initializer_range))
+      # Position i is row i, so the first S rows serve every row of the batch.
+      positions = tf.slice(position_table, [0, 0], [seq_length, -1])  # [S, W]
+    output += tf.expand_dims(positions, axis=0)
+
+  return layer_norm_and_dropout(output, dropout_prob)
+
+
+def create_attention_mask_from_input_mask(from_tensor, to_mask):
+  """Repeats a padding mask for every from-position.
+
+  Args:
+    from_tensor: [B, F] or [B, F, ...], only its shape counts.
+    to_mask: int32 [B, T], 1 for tokens, 0 for padding.
+
+  Returns:
+    float32 [B, F, T].
+
+  Raises:
+    ValueError: a rank is wrong.
+
+  Source: upstream symbol, unchanged.
+  """
+  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
+  batch_size, to_length = get_shape_list(to_mask, expected_rank=2)
+  to_mask = tf.cast(tf.reshape(to_mask, [batch_size, 1, to_length]), tf.float32)
+  # Padding may look at tokens too: what comes out there is never used.
+  return tf.ones([batch_size, from_shape[1], 1], tf.float32) * to_mask
+
+
+def attention_layer(from_tensor,
+                    to_tensor,
+                    attention_mask=None,
+                    num_attention_heads=1,
+                    size_per_head=512,
+                    query_act=None,
+                    key_act=None,
+                    value_act=None,
+                    attention_probs_dropout_prob=0.0,
+                    initializer_range=0.02,
+                    do_return_2d_tensor=False,
+                    batch_size=None,
+                    from_seq_length=None,
+                    to_seq_length=None):
+  """Multi-headed attention from one sequence to another (or to itself).
+
+  Args:
+    from_tensor: float32 [B, F, W] or [B * F, W].
+    to_tensor: float32 [B, T, W] or [B * T, W], of the same rank.
+    attention_mask: int32 or float [B, F, T] or None, 1 where a position may
+      be looked at, 0 where not.
+    num_attention_heads: int, N.
+    size_per_head: int, H.
+    query_act: function or None, activation of the query projection.
+    key_act: function or None, activation of the key projection.
+    value_act: function or None, activation of the value projection.
+    attention_probs_dropout_prob: float, dropout rate of the weights.
+    initializer_range: float, see `create_initializer`.
+    do_return_2d_tensor: bool, return [B * F, N * H].
+    batch_size: int, needed for rank 2.
+    from_seq_length: int, needed for rank 2.
+    to_seq_length: int, needed for rank 2.
+
+  Returns:
+    float32 [B, F, N * H], or [B * F, N * H] with `do_return_2d_tensor`.
+
+  Raises:
+    ValueError: ranks are wrong or differ, or a length is missing.
+
+  Source: upstream symbol; Vaswani et al. 2017, section 3.2.
+  """
+  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
+  to_shape = get_shape_list(to_tensor, expected_rank=[2, 3])
+  if len(from_shape) != len(to_shape):
+    raise ValueError(
+        f"from_tensor has rank {len(from_shape)} and to_tensor rank "
+        f"{len(to_shape)}; they have to be the same.")
+  if len(from_shape) == 3:
+    batch_size, from_seq_length = from_shape[:2]
+    to_seq_length = to_shape[1]
+  elif batch_size is None or from_seq_length is None or to_seq_length is None:
+    raise ValueError(
+        "Tensors of rank 2 need batch_size, from_seq_length and "
+        "to_seq_length.")
+
+  def project(matrix, activation, name, seq_length):
+    """Dense layer, split into heads: [B * L, W] -> [B, N, L, H]."""
+    heads = _dense(matrix, num_attention_heads * size_per_head, activation,
+                   initializer_range, name)  # [B * L, N * H]
+    heads = tf.reshape(
+        heads, [batch_size, seq_length, num_attention_heads, size_per_head])
+    return tf.transpose(heads, [0, 2, 1, 3])
+
+  from_matrix = reshape_to_matrix(from_tensor)  # [B * F, W]
+  to_matrix = reshape_to_matrix(to_tensor)  # [B * T, W]
+  query_layer = project(from_matrix, query_act, "query", from_seq_length)
+  key_layer = project(to_matrix, key_act, "key", to_seq_length)
+  value_layer = project(to_matrix, value_act, "value", to_seq_length)
+
+  attention_scores = tf.matmul(
+      query_layer, key_layer, transpose_b=True)  # [B, N, F, T]
+  attention_scores *= 1.0 / math.sqrt(size_per_head)
+  if attention_mask is not None:
+    # A large negative number, not minus infinity: a fully masked row then has
+    # an even softmax instead of NaN.
+    blocked = 1.0 - tf.cast(attention_mask, tf.float32)
+    attention_scores += tf.expand_dims(blocked * _MASKED_SCORE, axis=1)
+
+  attention_probs = tf.nn.softmax(attention_scores)  # [B, N, F, T]
+  # Drops whole tokens to attend to, which looks odd and is what was published.
+  attention_probs = dropout(attention_probs, attention_probs_dropout_prob)
+
+  context_layer = tf.matmul(attention_probs, value_layer)  # [B, N, F, H]
+  context_layer = tf.transpose(context_layer, [0, 2, 1, 3])  # [B, F, N, H]
+  width = num_attention_heads * size_per_head
+  if do_return_2d_tensor:
+    return tf.reshape(context_layer, [batch_size * from_seq_length, width])
+  return tf.reshape(context_layer, [batch_size, from_seq_length, width])
+
+
+def transformer_model(input_tensor,
+                      attention_mask=None,
+                      hidden_size=768,
+                      num_hidden_layers=12,
+                      num_attention_heads=12,
+                      intermediate_size=3072,
+                      intermediate_act_fn=gelu,
+                      hidden_dropout_prob=0.1,
+                      attention_probs_dropout_prob=0.1,
+                      initializer_range=0.02,
+                      do_return_all_layers=False):
+  """The encoder: self-attention and feed-forward, layer upon layer.
+
+  Args:
+    input_tensor: float32 [B, S, W].
+    attention_mask: int32 or float [B, S, S] or None, see `attention_layer`.
+    hidden_size: int, equal to W because of the residual connections.
+    num_hidden_layers: int.
+    num_attention_heads: int, divides `hidden_size`.
+    intermediate_size: int, width of the feed-forward layer.
+    intermediate_act_fn: function, its activation.
+    hidden_dropout_prob: float, dropout rate of both sub-layers' outputs.
+    attention_probs_dropout_prob: float, dropout rate of attention weights.
+    initializer_range: float, see `create_initializer`.
+    do_return_all_layers: bool, return every layer's output.
+
+  Returns:
+    float32 [B, S, W], or with `do_return_all_layers` a list of them.
+
+  Raises:
+    ValueError: a rank or size doesn't fit.
+
+  Source: upstream symbol; Vaswani et al. 2017, section 3.1.
+  """
+  if hidden_size % num_attention_heads:
+    raise ValueError(
+        f"hidden_size {hidden_size} is not a multiple of num_attention_heads "
+        f"{num_attention_heads}.")
+  batch_size, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
+  if width != hidden_size:
+    raise ValueError(
+        f"The input's width {width} is not hidden_size {hidden_size}, which "
+        f"the residual connections need.")
+
+  # Matrices all the way: reshaping costs nothing on a CPU or GPU, but not on
+  # every device.
+  input_shape = [batch_size, seq_length, width]
+  layer_output = reshape_to_matrix(input_tensor)  # [B * S, W]
+  all_layer_outputs = []
+  for index in range(num_hidden_layers):
+    with tf.compat.v1.variable_scope(f"layer_{index}"):
+      layer_input = layer_output
+      with tf.compat.v1.variable_scope("attention"):
+        with tf.compat.v1.variable_scope("self"):
+          attention_output = attention_layer(
+              from_tensor=layer_input,
+              to_tensor=layer_input,
+              attention_mask=attention_mask,
+              num_attention_heads=num_attention_heads,
+              size_per_head=hidden_size // num_attention_heads,
+              attention_probs_dropout_prob=attention_probs_dropout_prob,
+              initializer_range=initializer_range,
+              do_return_2d_tensor=True,
+              batch_size=batch_size,
+              from_seq_length=seq_length,
+              to_seq_length=seq_length)  # [B * S, W]
+        with tf.compat.v1.variable_scope("output"):
+          attention_output = _dense(attention_output, hidden_size, None,
+                                    initializer_range, "dense")
+          attention_output = dropout(attention_output, hidden_dropout_prob)
+          attention_output = layer_norm(attention_output + layer_input)
+
+      with tf.compat.v1.variable_scope("intermediate"):
+        intermediate_output = _dense(
+            attention_output, intermediate_size, intermediate_act_fn,
+            initializer_range, "dense")  # [B * S, intermediate_size]
+
+      with tf.compat.v1.variable_scope("output"):
+        layer_output = _dense(intermediate_output, hidden_size, None,
+                              initializer_range, "dense")
+        layer_output = dropout(layer_output, hidden_dropout_prob)
+        layer_output = layer_norm(layer_output + attention_output)
+    all_layer_outputs.append(layer_output)
+
+  if do_return_all_layers:
+    return [reshape_from_matrix(output, input_shape)
+            for output in all_layer_outputs]
+  return reshape_from_matrix(layer_output, input_shape)
+
+
+def _dense(input_tensor, units, activation, initializer_range, name):
+  """Dense layer with variables `kernel` and `bias`: [n, W] -> [n, units]."""
+  with tf.compat.v1.variable_scope(name):
+    kernel = tf.compat.v1.get_variable(
+        "kernel", [input_tensor.shape[-1], units],
+        initializer=create_initializer(initializer_range))
+    bias = tf.compat.v1.get_variable(
+        "bias", [units], initializer=tf.zeros_initializer())
+    output = tf.nn.bias_add(tf.matmul(input_tensor, kernel), bias)
+    return output if activation is None else activation(output)
+
+
+def get_shape_list(tensor, expected_rank=None, name=None):
+  """Returns a tensor's shape, as numbers where they are known.
+
+  Args:
+    tensor: tensor.
+    expected_rank: int, list of int or None, ranks to accept.
+    name: string or None, name for the error.
+
+  Returns:
+    List with an int per static dimension and a scalar int32 tensor per
+    dynamic one.
+
+  Raises:
+    ValueError: another rank.
+
+  Source: upstream symbol, unchanged.
+  """
+  if expected_rank is not None:
+    assert_rank(tensor, expected_rank, name)
+  static = tensor.shape.as_list()
+  if None not in static:
+    return static
+  dynamic = tf.shape(tensor)
+  return [dynamic[axis] if size is None else size
+          for axis, size in enumerate(static)]
+
+
+def reshape_to_matrix(input_tensor):
+  """Reshapes [..., W] to [n, W]; a matrix is returned as it is.
+
+  Raises:
+    ValueError: the rank is below 2.
+
+  Source: upstream symbol, unchanged.
+  """
+  rank = input_tensor.shape.ndims
+  if rank < 2:
+    raise ValueError(
+        f"A matrix needs a tensor of rank 2 at least, not {input_tensor.shape}")
+  if rank == 2:
+    return input_tensor
+  return tf.reshape(input_tensor, [-1, input_tensor.shape[-1]])
+
+
+def reshape_from_matrix(output_tensor, orig_shape_list):
+  """Undoes `reshape_to_matrix`, for a matrix that may have another width.
+
+  Args:
+    output_tensor: [n, W].
+    orig_shape_list: list, shape before; its last entry is not used.
+
+  Returns:
+    Tensor of `orig_shape_list` with the width of `output_tensor`.
+
+  Source: upstream symbol, unchanged.
+  """
+  if len(orig_shape_list) == 2:
+    return output_tensor
+  width = get_shape_list(output_tensor)[-1]
+  return tf.reshape(output_tensor, list(orig_shape_list[:-1]) + [width])
+
+
+def assert_rank(tensor, expected_rank, name=None):
+  """Raises ValueError unless the tensor has (one of) the given rank(s).
+
+  Args:
+    tensor: tensor.
+    expected_rank: int or list of int.
+    name: string or None, name for the error, by default the tensor's.
+
+  Source: upstream symbol, unchanged.
+  """
+  accepted = np.atleast_1d(expected_rank).tolist()
+  if tensor.shape.ndims not in accepted:
+    raise ValueError(
+        f"Tensor {name or tensor.name} has rank {tensor.shape.ndims} (shape "
+        f"{tensor.shape}), expected {expected_rank}.")

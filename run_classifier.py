@@ -1,0 +1,1270 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""Fine-tunes BERT to classify sentences or pairs of them: the GLUE tasks, XNLI.
+
+  python run_classifier.py --task_name=MRPC --do_train --do_eval \
+    --data_dir=glue/MRPC --vocab_file=vocab.txt \
+    --bert_config_file=bert_config.json --init_checkpoint=bert_model.ckpt \
+    --output_dir=/tmp/mrpc
+
+The way of a row: processor -> InputExample -> convert_single_example ->
+InputFeatures -> tf.train.Example in a record file -> input_fn -> model_fn.
+
+Source: google-research/bert (commit cc7051dc); Habana's BERT fine-tuning
+changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
+"""
+
+import collections
+import csv
+import json
+import os
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from demo import estimator_helpers
+from demo import horovod_helpers
+from demo import metrics
+from demo import script_helpers
+import modeling
+import optimization
+import tokenization
+
+FLAGS = flags.FLAGS
+
+
+def init_classifier_flags():
+  """Defines the script's flags: upstream's, then those added here."""
+  flags.DEFINE_string(
+      "data_dir", None, "Folder with the task's .tsv files.")
+  flags.DEFINE_string(
+      "task_name", None,
+      "Task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, AX or XNLI, "
+      "in any case, with or without the hyphen.")
+  script_helpers.define_model_flags(max_seq_length=128)
+  script_helpers.define_training_flags()
+  flags.DEFINE_bool("do_eval", False, "Score the dev set.")
+  flags.DEFINE_bool("do_predict", False, "Predict the test set.")
+  flags.DEFINE_integer("eval_batch_size", 8, "Examples per evaluation step.")
+  script_helpers.define_tpu_flags()
+
+  # Not in upstream.
+  script_helpers.define_run_flags()
+  flags.DEFINE_float(
+      "dropout_before_logits", 0.1,
+      "Dropout rate between the pooled output and the output layer.",
+      lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_bool(
+      "detailed_results", False,
+      "Beside upstream's result files write eval_metrics.json (all scores of "
+      "the task, a report per class, the confusion matrix) and "
+      "predictions.tsv (id, label and probabilities of each row).")
+
+
+class InputExample(object):
+  """One row of a data set, as text."""
+
+  def __init__(self, guid, text_a, text_b=None, label=None, source=None):
+    """Takes the values as they are.
+
+    Args:
+      guid: string, unique id of the row.
+      text_a: string, the first or only sentence.
+      text_b: string or None, the second sentence of a pair.
+      label: string or None, the label's name; a number in words for a
+        regression task.
+      source: (string, int) or None, file and line that the row stands in.
+    """
+    self.guid = guid
+    self.text_a = text_a
+    self.text_b = text_b
+    self.label = label
+    self.source = source
+
+
+class PaddingInputExample(object):
+  """Fills the last batch up where batches must all have one size (TPU).
+
+  It has weight 0 in every score. A class of its own, since None could also
+  be a bug.
+
+  Source: upstream symbol, unchanged.
+  """
+
+
+class InputFeatures(object):
+  """One row of a data set, as numbers."""
+
+  def __init__(self,
+               input_ids,
+               input_mask,
+               segment_ids,
+               label_id,
+               is_real_example=True):
+    """Takes the values as they are.
+
+    Args:
+      input_ids: list of S int, token ids, padded with 0.
+      input_mask: list of S int, 1 for tokens, 0 for padding.
+      segment_ids: list of S int, 0 for the first sentence and padding, 1 for
+        the second.
+      label_id: int, place of the label in the task's list; float for a
+        regression task.
+      is_real_example: bool, False for padding examples.
+    """
+    self.input_ids = input_ids
+    self.input_mask = input_mask
+    self.segment_ids = segment_ids
+    self.label_id = label_id
+    self.is_real_example = is_real_example
+
+
+class TsvRows(list):
+  """The rows of a .tsv file, lists of strings, and the file's name.
+
+  Attributes:
+    path: string.
+  """
+
+  def __init__(self, rows, path):
+    super().__init__(rows)
+    self.path = path
+
+  def line(self, index):
+    """(file, line number from 1) of a row, for InputExample and messages."""
+    return (self.path, index + 1)
+
+
+class DataProcessor(object):
+  """Reads the examples of a task from its folder.
+
+  Attributes:
+    is_regression: bool, whether labels are numbers instead of classes.
+
+  Source: upstream symbol, with clearer errors.
+  """
+
+  is_regression = False
+
+  def get_train_examples(self, data_dir):
+    """Returns the list of training examples."""
+    raise NotImplementedError(self._lacks("training"))
+
+  def get_dev_examples(self, data_dir):
+    """Returns the list of dev examples."""
+    raise NotImplementedError(self._lacks("dev"))
+
+  def get_test_examples(self, data_dir):
+    """Returns the list of test examples; their labels mean nothing."""
+    raise NotImplementedError(self._lacks("test"))
+
+  def get_labels(self):
+    """Returns the list of label names; for a regression task it is empty."""
+    raise NotImplementedError(f"{type(self).__name__} has no labels.")
+
+  def _lacks(self, split):
+    return (f"The task of {type(self).__name__} has no {split} set: leave out "
+            f"--do_{dict(training='train', dev='eval', test='predict')[split]}"
+            f".")
+
+  @classmethod
+  def _read_tsv(cls, input_file, quotechar=None):
+    """Reads a UTF-8 file of values separated by tabs.
+
+    Args:
+      input_file: string.
+      quotechar: string or None; None takes quotes as ordinary characters.
+
+    Returns:
+      TsvRows. Lines end at line feeds only and carriage returns are dropped.
+
+    Raises:
+      ValueError: the file is missing or not such a file (names the line).
+    """
+    if not tf.io.gfile.exists(input_file):
+      raise ValueError(
+          f"{input_file} does not exist: --data_dir has to be the folder of "
+          f"the task's .tsv files, as GLUE ships them.")
+    with tf.io.gfile.GFile(input_file, "rb") as reader:
+      rows = csv.reader(_decoded_lines(reader, input_file), delimiter="\t",
+                        quotechar=quotechar)
+      try:
+        return TsvRows(rows, input_file)
+      except csv.Error as error:
+        raise ValueError(
+            f"{input_file}:{rows.line_num}: not a line of tab-separated "
+            f"values ({error}).") from error
+
+
+def _decoded_lines(reader, path):
+  """The lines of a binary file as str, a wrong byte named by its place."""
+  for number, line in enumerate(reader, 1):
+    try:
+      yield line.decode("utf-8")
+    except UnicodeDecodeError as error:
+      raise ValueError(
+          f"{path}:{number}: not UTF-8: byte 0x{line[error.start]:02x} at "
+          f"column {error.start + 1}. Convert the file, for example with "
+          f"iconv -f LATIN1 -t UTF-8.") from None
+
+
+def _columns(lines, index, *numbers):
+  """The values in some columns of a row, as text.
+
+  Args:
+    lines: TsvRows (or a plain list, as upstream's callers may pass).
+    index: int, row.
+    *numbers: int, columns; -1 is the last.
+
+  Raises:
+    ValueError: the row is too short (names file and line).
+  """
+  row = lines[index]
+  needed = max(number + 1 if number >= 0 else -number for number in numbers)
+  if len(row) < needed:
+    path, line = _source(lines, index) or ("row", index + 1)
+    raise ValueError(
+        f"{path}:{line}: {len(row)} column(s), at least {needed} expected. "
+        f"Each line has to be one row, its values separated by single tabs.")
+  return [tokenization.convert_to_unicode(row[number]) for number in numbers]
+
+
+def _source(lines, index):
+  return lines.line(index) if isinstance(lines, TsvRows) else None
+
+
+class XnliProcessor(DataProcessor):
+  """XNLI, Chinese: inference between sentences of translated text.
+
+  Source: upstream symbol, unchanged, with its quirks: training files spell
+  one label "contradictory", the dev file holds all languages.
+  """
+
+  def __init__(self):
+    self.language = "zh"
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    lines = self._read_tsv(os.path.join(
+        data_dir, "multinli", f"multinli.train.{self.language}.tsv"))
+    examples = []
+    for i in range(1, len(lines)):
+      text_a, text_b, label = _columns(lines, i, 0, 1, 2)
+      if label == "contradictory":
+        label = "contradiction"
+      examples.append(InputExample(
+          f"train-{i}", text_a, text_b, label, _source(lines, i)))
+    return examples
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    lines = self._read_tsv(os.path.join(data_dir, "xnli.dev.tsv"))
+    examples = []
+    for i in range(1, len(lines)):
+      language, label, text_a, text_b = _columns(lines, i, 0, 1, 6, 7)
+      if language == self.language:
+        examples.append(InputExample(
+            f"dev-{i}", text_a, text_b, label, _source(lines, i)))
+    return examples
+
+  def get_labels(self):
+    """See base class."""
+    return ["contradiction", "entailment", "neutral"]
+
+
+class MnliProcessor(DataProcessor):
+  """MultiNLI, matched genres: inference between sentences.
+
+  Source: upstream symbol, unchanged.
+  """
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "dev_matched.tsv")),
+        "dev_matched")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "test_matched.tsv")), "test")
+
+  def get_labels(self):
+    """See base class."""
+    return ["contradiction", "entailment", "neutral"]
+
+  def _create_examples(self, lines, set_type):
+    """Makes examples of rows; the first is the header."""
+    examples = []
+    for i in range(1, len(lines)):
+      number, text_a, text_b, label = _columns(lines, i, 0, 8, 9, -1)
+      if set_type.startswith("test"):
+        label = "contradiction"
+      examples.append(InputExample(
+          f"{set_type}-{number}", text_a, text_b, label, _source(lines, i)))
+    return examples
+
+
+class MnliMismatchedProcessor(MnliProcessor):
+  """MultiNLI, the genres that the training set lacks. Not in upstream."""
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "dev_mismatched.tsv")),
+        "dev_mismatched")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "test_mismatched.tsv")),
+        "test_mismatched")
+
+
+class MrpcProcessor(DataProcessor):
+  """Microsoft's corpus of paraphrases: do two sentences say the same?
+
+  Source: upstream symbol, unchanged.
+  """
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
+
+  def get_labels(self):
+    """See base class."""
+    return ["0", "1"]
+
+  def _create_examples(self, lines, set_type):
+    """Makes examples of rows; the first is the header."""
+    examples = []
+    for i in range(1, len(lines)):
+      label, text_a, text_b = _columns(lines, i, 0, 3, 4)
+      if set_type == "test":
+        label = "0"
+      examples.append(InputExample(
+          f"{set_type}-{i}", text_a, text_b, label, _source(lines, i)))
+    return examples
+
+
+class ColaProcessor(DataProcessor):
+  """The corpus of linguistic acceptability: is a sentence well formed?
+
+  Source: upstream symbol; a test file in the form of the other two (no
+  header, four columns) is read too.
+  """
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
+
+  def get_labels(self):
+    """See base class."""
+    return ["0", "1"]
+
+  def _create_examples(self, lines, set_type):
+    """Makes examples of rows; only a test file has a header, and two columns
+    instead of source, label, mark, sentence."""
+    has_header = set_type == "test" and not (
+        lines and len(lines[0]) == 4 and lines[0][1] in self.get_labels())
+    examples = []
+    for i in range(1 if has_header else 0, len(lines)):
+      if has_header:
+        (text_a,), label = _columns(lines, i, 1), "0"
+      else:
+        label, text_a = _columns(lines, i, 1, 3)
+      examples.append(InputExample(
+          f"{set_type}-{i}", text_a, None, label, _source(lines, i)))
+    return examples
+
+
+class GlueProcessor(DataProcessor):
+  """The GLUE tasks that upstream lacks: columns are found by their names.
+
+  Reads train.tsv, dev.tsv and test.tsv; the first line names the columns. A
+  test file may have labels or not, they are not looked at.
+
+  Attributes:
+    text_columns: tuple of one or two column names.
+    label_column: string.
+    labels: tuple of label names; empty for a regression task.
+  """
+
+  text_columns = ("sentence1", "sentence2")
+  label_column = "label"
+  labels = ("0", "1")
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
+
+  def get_labels(self):
+    """See base class."""
+    return list(self.labels)
+
+  def _create_examples(self, lines, set_type):
+    """Makes examples of rows; the first is the header."""
+    columns = self.text_columns
+    if set_type != "test":
+      columns += (self.label_column,)
+    numbers = self._column_numbers(lines, columns)
+    examples = []
+    for i in range(1, len(lines)):
+      if self._is_broken(lines, i, set_type):
+        continue
+      values = dict(zip(columns, _columns(lines, i, *numbers)))
+      texts = [values[name] for name in self.text_columns] + [None]
+      label = values.get(self.label_column) or (
+          self.labels[0] if self.labels else "0")
+      examples.append(InputExample(
+          f"{set_type}-{i}", texts[0], texts[1], label, _source(lines, i)))
+    return examples
+
+  def _column_numbers(self, lines, names):
+    """Where the named columns are, by the header."""
+    # Some of GLUE's files start with a byte order mark.
+    header = [name.lstrip("\ufeff") for name in lines[0]] if lines else []
+    missing = [name for name in names if name not in header]
+    if missing:
+      raise ValueError(
+          f"{lines.path}:1: no column {missing[0]!r} in the first line, which "
+          f"has to name the columns; found: {', '.join(header) or 'nothing'}. "
+          f"Is --data_dir the folder of --task_name?")
+    return [header.index(name) for name in names]
+
+  def _is_broken(self, lines, index, set_type):
+    """Whether a row is one of those that are broken as GLUE ships them."""
+    return False
+
+
+class Sst2Processor(GlueProcessor):
+  """Stanford's sentiment treebank: is a film review friendly?"""
+
+  text_columns = ("sentence",)
+
+
+class StsbProcessor(GlueProcessor):
+  """The textual similarity benchmark: how alike are two sentences, 0 to 5?"""
+
+  is_regression = True
+  label_column = "score"
+  labels = ()
+
+
+class QqpProcessor(GlueProcessor):
+  """Quora's question pairs: do two questions ask the same?"""
+
+  text_columns = ("question1", "question2")
+  label_column = "is_duplicate"
+
+  def _is_broken(self, lines, index, set_type):
+    """GLUE's files hold a few rows cut in two; all readers pass over them."""
+    if set_type == "test" or len(lines[index]) == len(lines[0]):
+      return False
+    logging.warning("%s:%d: passed over, %d columns instead of %d.",
+                    *lines.line(index), len(lines[index]), len(lines[0]))
+    return True
+
+
+class QnliProcessor(GlueProcessor):
+  """Does a sentence hold the answer to a question? From SQuAD."""
+
+  text_columns = ("question", "sentence")
+  labels = ("entailment", "not_entailment")
+
+
+class RteProcessor(GlueProcessor):
+  """Recognizing textual entailment: does a sentence follow from another?"""
+
+  labels = ("entailment", "not_entailment")
+
+
+class WnliProcessor(GlueProcessor):
+  """Winograd's schemas: is a pronoun replaced by the right noun?"""
+
+
+class AxProcessor(GlueProcessor):
+  """GLUE's diagnostic set, to be predicted by a model trained on MNLI."""
+
+  labels = ("contradiction", "entailment", "neutral")
+
+  def get_train_examples(self, data_dir):
+    """Raises NotImplementedError: there is none."""
+    raise NotImplementedError(self._lacks("training"))
+
+  def get_dev_examples(self, data_dir):
+    """Raises NotImplementedError: there is none."""
+    raise NotImplementedError(self._lacks("dev"))
+
+  def get_test_examples(self, data_dir):
+    """See base class; the file is called diagnostic.tsv."""
+    return self._create_examples(
+        self._read_tsv(os.path.join(data_dir, "diagnostic.tsv")), "test")
+
+
+PROCESSORS = {
+    "cola": ColaProcessor,
+    "mnli": MnliProcessor,
+    "mrpc": MrpcProcessor,
+    "xnli": XnliProcessor,
+    "sst2": Sst2Processor,
+    "stsb": StsbProcessor,
+    "qqp": QqpProcessor,
+    "qnli": QnliProcessor,
+    "rte": RteProcessor,
+    "wnli": WnliProcessor,
+    "ax": AxProcessor,
+}
+
+
+def find_processor(task_name):
+  """Finds a task by its name in upstream's or GLUE's spelling.
+
+  Args:
+    task_name: string, such as "MRPC", "SST-2", "sts_b" or "diagnostic".
+
+  Returns:
+    (canonical name, DataProcessor): "sst2" for SST-2.
+
+  Raises:
+    ValueError: unknown name.
+  """
+  task = task_name.lower().replace("-", "").replace("_", "")
+  task = {"diagnostic": "ax"}.get(task, task)
+  if task not in PROCESSORS:
+    raise ValueError(f"--task_name={task_name}: unknown task; known are "
+                     f"{', '.join(sorted(PROCESSORS))}.")
+  return task, PROCESSORS[task]()
+
+
+def check_labels(examples, label_list):
+  """Refuses an example whose label the task doesn't have.
+
+  Args:
+    examples: list of InputExample.
+    label_list: list of label names; an empty one means numbers.
+
+  Raises:
+    ValueError: names file, line and label.
+  """
+  for example in examples:
+    if not label_list:
+      try:
+        if np.isfinite(float(example.label)):
+          continue
+      except ValueError:
+        pass
+      expected = "a number"
+    elif example.label in label_list:
+      continue
+    else:
+      expected = f"one of {', '.join(label_list)}"
+    raise ValueError(
+        f"{_place(example)}: label {example.label!r}, expected {expected}.")
+
+
+def _place(example):
+  """file:line of an example, or its id where that is not known."""
+  return "{}:{}".format(*example.source) if example.source else example.guid
+
+
+def convert_single_example(ex_index, example, label_list, max_seq_length,
+                           tokenizer):
+  """Turns an example into padded token ids.
+
+  One sentence becomes `[CLS] a [SEP]`, all of segment 0; a pair becomes
+  `[CLS] a [SEP] b [SEP]`, where `b [SEP]` is segment 1.
+
+  Args:
+    ex_index: int, number of the example; the first few are logged.
+    example: InputExample or PaddingInputExample.
+    label_list: list of label names; an empty one makes the label a float.
+    max_seq_length: int, S, tokens.
+    tokenizer: FullTokenizer.
+
+  Returns:
+    InputFeatures.
+
+  Raises:
+    ValueError: unknown label.
+
+  Source: upstream symbol, unchanged but for regression.
+  """
+  if isinstance(example, PaddingInputExample):
+    zeros = [0] * max_seq_length
+    return InputFeatures(zeros, list(zeros), list(zeros), label_id=0,
+                         is_real_example=False)
+
+  tokens_a = tokenizer.tokenize(example.text_a)
+  tokens_b = tokenizer.tokenize(example.text_b) if example.text_b else []
+  if tokens_b:
+    _truncate_seq_pair(tokens_a, tokens_b, max_seq_length - 3)
+  else:
+    del tokens_a[max(max_seq_length - 2, 0):]
+
+  tokens = ["[CLS]"] + tokens_a + ["[SEP]"]
+  segment_ids = [0] * len(tokens)
+  if tokens_b:
+    tokens += tokens_b + ["[SEP]"]
+    segment_ids += [1] * (len(tokens_b) + 1)
+  input_ids = tokenizer.convert_tokens_to_ids(tokens)
+  padding = [0] * (max_seq_length - len(tokens))
+  if label_list:
+    if example.label not in label_list:
+      check_labels([example], label_list)
+    label_id = label_list.index(example.label)
+  else:
+    label_id = float(example.label)
+
+  features = InputFeatures(
+      input_ids + padding, [1] * len(tokens) + padding, segment_ids + padding,
+      label_id)
+  if ex_index < 5:
+    logging.debug(
+        "Example %s\n  tokens: %s\n  input_ids: %s\n  segment_ids: %s\n"
+        "  label: %s (%s)", example.guid,
+        " ".join(tokenization.printable_text(token) for token in tokens),
+        features.input_ids, features.segment_ids, example.label, label_id)
+  return features
+
+
+def file_based_convert_examples_to_features(
+    examples, label_list, max_seq_length, tokenizer, output_file):
+  """Writes the features of examples to a record file.
+
+  Each record is a tf.train.Example with int64 lists `input_ids`, `input_mask`
+  and `segment_ids` (S values each), `label_ids` (1 value; a float list for a
+  regression task) and `is_real_example` (1 value).
+
+  Args:
+    examples: list of InputExample and PaddingInputExample.
+    label_list: see `convert_single_example`.
+    max_seq_length: int, S.
+    tokenizer: FullTokenizer.
+    output_file: string; it appears when it is complete.
+
+  Source: upstream symbol, unchanged but for regression.
+  """
+  with script_helpers.finished_file(output_file) as temporary:
+    with tf.io.TFRecordWriter(temporary) as writer:
+      for ex_index, example in enumerate(script_helpers.progress_bar(
+          examples, desc=f"Writing {os.path.basename(output_file)}")):
+        feature = convert_single_example(
+            ex_index, example, label_list, max_seq_length, tokenizer)
+        writer.write(_record(feature, not label_list).SerializeToString())
+
+
+def _record(feature, is_regression):
+  """InputFeatures as tf.train.Example."""
+  def ints(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+  if is_regression:
+    label = tf.train.Feature(
+        float_list=tf.train.FloatList(value=[feature.label_id]))
+  else:
+    label = ints([feature.label_id])
+  by_name = collections.OrderedDict(
+      input_ids=ints(feature.input_ids),
+      input_mask=ints(feature.input_mask),
+      segment_ids=ints(feature.segment_ids),
+      label_ids=label,
+      is_real_example=ints([int(feature.is_real_example)]))
+  return tf.train.Example(features=tf.train.Features(feature=by_name))
+
+
+def file_based_input_fn_builder(input_file, seq_length, is_training,
+                                drop_remainder, is_regression=False):
+  """Makes the input_fn that reads record files.
+
+  In training the records of all ranks of this server are shared out among
+  them, repeated without end and shuffled in a buffer of 100.
+
+  Args:
+    input_file: string or list of strings.
+    seq_length: int, S, as the records were written.
+    is_training: bool.
+    drop_remainder: bool, leave an incomplete last batch out.
+    is_regression: bool, labels are floats.
+
+  Returns:
+    Function of params (dict with "batch_size", B) that returns a tf.data
+    Dataset of dicts of int32 tensors: input_ids, input_mask, segment_ids
+    [B, S], label_ids (float32 for regression) and is_real_example [B].
+
+  Source: upstream symbol; see CHANGES.
+  """
+  label_type = tf.float32 if is_regression else tf.int64
+  name_to_features = {
+      "input_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
+      "input_mask": tf.io.FixedLenFeature([seq_length], tf.int64),
+      "segment_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
+      "label_ids": tf.io.FixedLenFeature([], label_type),
+      "is_real_example": tf.io.FixedLenFeature([], tf.int64),
+  }
+
+  def parse_batch(records):
+    """Serialized examples [B] to a dict of tensors; TPUs have no int64."""
+    batch = tf.io.parse_example(records, name_to_features)
+    return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+            for name, value in batch.items()}
+
+  def input_fn(params):
+    """See the builder."""
+    d = tf.data.TFRecordDataset(input_file)
+    if is_training:
+      d = horovod_helpers.shard(d).repeat().shuffle(buffer_size=100)
+    d = d.batch(params["batch_size"], drop_remainder=drop_remainder)
+    # Parsed batch by batch, which takes a fraction of the time of row by row.
+    return d.map(parse_batch).prefetch(tf.data.AUTOTUNE)
+
+  return input_fn
+
+
+def _truncate_seq_pair(tokens_a, tokens_b, max_length):
+  """Shortens a pair in place, always the longer one, from its end.
+
+  A token of a short sentence is likely to say more than one of a long one.
+
+  Args:
+    tokens_a: list.
+    tokens_b: list.
+    max_length: int, for both together.
+
+  Source: upstream symbol, unchanged.
+  """
+  while tokens_a or tokens_b:
+    if len(tokens_a) + len(tokens_b) <= max_length:
+      break
+    longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
+    longer.pop()
+
+
+def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
+                 labels, num_labels, use_one_hot_embeddings,
+                 dropout_before_logits=0.1, is_regression=False):
+  """Builds BERT with an output layer on the pooled output.
+
+  Args:
+    bert_config: BertConfig.
+    is_training: bool, turns dropout on.
+    input_ids: int32 [B, S].
+    input_mask: int32 [B, S].
+    segment_ids: int32 [B, S].
+    labels: int32 [B], classes; float32 [B] for regression.
+    num_labels: int, L.
+    use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+    dropout_before_logits: float, dropout rate of the pooled output.
+    is_regression: bool; the loss is then the squared error of the one output
+      and `probabilities` are the logits.
+
+  Returns:
+    (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
+    [B, L], [B, L].
+
+  Source: upstream symbol; see CHANGES.
+  """
+  model = modeling.BertModel(
+      config=bert_config,
+      is_training=is_training,
+      input_ids=input_ids,
+      input_mask=input_mask,
+      token_type_ids=segment_ids,
+      use_one_hot_embeddings=use_one_hot_embeddings)
+  # For labels of single tokens, take model.get_sequence_output() instead.
+  output_layer = model.get_pooled_output()  # [B, W]
+  output_weights = tf.compat.v1.get_variable(
+      "output_weights", [num_labels, output_layer.shape[-1]],
+      initializer=modeling.create_initializer(0.02))
+  output_bias = tf.compat.v1.get_variable(
+      "output_bias", [num_labels], initializer=tf.zeros_initializer())
+
+  with tf.compat.v1.variable_scope("loss"):
+    if is_training:
+      output_layer = modeling.dropout(output_layer, dropout_before_logits)
+    logits = tf.nn.bias_add(
+        tf.matmul(output_layer, output_weights, transpose_b=True),
+        output_bias)  # [B, L]
+    if is_regression:
+      probabilities = logits
+      per_example_loss = tf.square(
+          tf.squeeze(logits, axis=-1) - labels)  # [B]
+    else:
+      probabilities = tf.nn.softmax(logits, axis=-1)
+      log_probs = tf.nn.log_softmax(logits, axis=-1)
+      one_hot_labels = tf.one_hot(labels, depth=num_labels)
+      per_example_loss = -tf.reduce_sum(
+          one_hot_labels * log_probs, axis=-1)  # [B]
+    loss = tf.reduce_mean(per_example_loss)
+  return (loss, per_example_loss, logits, probabilities)
+
+
+def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
+                     num_train_steps, num_warmup_steps, use_tpu,
+                     use_one_hot_embeddings, dropout_before_logits=0.1,
+                     is_regression=False):
+  """Makes the model_fn of the Estimator.
+
+  Args:
+    bert_config: BertConfig.
+    num_labels: int, L.
+    init_checkpoint: string or None, checkpoint to start from.
+    learning_rate: float, peak rate.
+    num_train_steps: int; None outside of training.
+    num_warmup_steps: int; None outside of training.
+    use_tpu: bool.
+    use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+    dropout_before_logits: float, see `create_model`.
+    is_regression: bool, see `create_model`.
+
+  Returns:
+    Function (features, labels, mode, params) -> TPUEstimatorSpec. It
+    predicts `probabilities` [B, L] (for regression: the value [B, 1]) and
+    evaluates `eval_accuracy` (not for regression) and `eval_loss`.
+
+  Source: upstream symbol; see CHANGES.
+  """
+
+  def model_fn(features, labels, mode, params):  # pylint: disable=unused-argument
+    """See the builder."""
+    is_training = mode == tf.estimator.ModeKeys.TRAIN
+    label_ids = features["label_ids"]
+    is_real_example = tf.cast(
+        features.get("is_real_example", tf.ones_like(label_ids)), tf.float32)
+    loss, per_example_loss, logits, probabilities = create_model(
+        bert_config, is_training, features["input_ids"],
+        features["input_mask"], features["segment_ids"], label_ids, num_labels,
+        use_one_hot_embeddings, dropout_before_logits, is_regression)
+    scaffold_fn = (
+        _warm_start(init_checkpoint, use_tpu) if init_checkpoint else None)
+    spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
+    if is_training:
+      train_op = optimization.create_optimizer(
+          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+      return spec(mode=mode, loss=loss, train_op=train_op,
+                  scaffold_fn=scaffold_fn)
+    if mode == tf.estimator.ModeKeys.EVAL:
+      estimator_helpers.show_to_eval_hook(
+          probabilities=probabilities, label_ids=label_ids,
+          is_real_example=is_real_example)
+      return spec(mode=mode, loss=loss, scaffold_fn=scaffold_fn,
+                  eval_metrics=(metric_fn, [
+                      per_example_loss, label_ids, logits, is_real_example]))
+    return spec(mode=mode, predictions={"probabilities": probabilities},
+                scaffold_fn=scaffold_fn)
+
+  def metric_fn(per_example_loss, label_ids, logits, is_real_example):
+    """Means over the evaluation, padding examples left out."""
+    eval_metrics = {"eval_loss": tf.compat.v1.metrics.mean(
+        values=per_example_loss, weights=is_real_example)}
+    if not is_regression:
+      eval_metrics["eval_accuracy"] = tf.compat.v1.metrics.accuracy(
+          labels=label_ids, weights=is_real_example,
+          predictions=tf.argmax(logits, axis=-1, output_type=tf.int32))
+    return eval_metrics
+
+  return model_fn
+
+
+def _warm_start(init_checkpoint, use_tpu):
+  """Takes the initial values of the graph's variables from a checkpoint.
+
+  Returns:
+    The scaffold_fn that a TPU needs for it, None elsewhere.
+  """
+  tvars = tf.compat.v1.trainable_variables()
+  assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
+      tvars, init_checkpoint)
+  estimator_helpers.check_warm_start(tvars, assignment_map, init_checkpoint)
+
+  def scaffold_fn():
+    tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+    return tf.compat.v1.train.Scaffold()
+
+  if use_tpu:
+    return scaffold_fn
+  tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+  return None
+
+
+def input_fn_builder(features, seq_length, is_training, drop_remainder):
+  """Makes an input_fn of features in memory; the script doesn't use it.
+
+  Args:
+    features: list of InputFeatures.
+    seq_length: int, S.
+    is_training: bool, repeat without end and shuffle.
+    drop_remainder: bool, leave an incomplete last batch out.
+
+  Returns:
+    Function of params (dict with "batch_size", B) that returns a tf.data
+    Dataset of dicts of int32 tensors: input_ids, input_mask, segment_ids
+    [B, S] and label_ids [B].
+
+  Source: upstream symbol, unchanged.
+  """
+  def column(name, *shape):
+    return np.reshape(
+        np.array([getattr(feature, name) for feature in features], np.int32),
+        (len(features),) + shape)
+
+  arrays = {"input_ids": column("input_ids", seq_length),
+            "input_mask": column("input_mask", seq_length),
+            "segment_ids": column("segment_ids", seq_length),
+            "label_ids": column("label_id")}
+
+  def input_fn(params):
+    """See the builder."""
+    d = tf.data.Dataset.from_tensor_slices(arrays)
+    if is_training:
+      d = d.repeat().shuffle(buffer_size=100)
+    return d.batch(params["batch_size"], drop_remainder=drop_remainder)
+
+  return input_fn
+
+
+def convert_examples_to_features(examples, label_list, max_seq_length,
+                                 tokenizer):
+  """Returns the InputFeatures of examples; see `convert_single_example`.
+
+  Source: upstream symbol, unchanged; the script doesn't use it.
+  """
+  return [
+      convert_single_example(ex_index, example, label_list, max_seq_length,
+                             tokenizer)
+      for ex_index, example in enumerate(examples)]
+
+
+def main(_):
+  """Trains, evaluates and predicts, as the flags say."""
+  tf.compat.v1.enable_resource_variables()
+  task, processor = find_processor(FLAGS.task_name)
+  bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  _check_flags(bert_config)
+  horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
+  chief = horovod_helpers.is_chief()
+  if chief:
+    script_helpers.check_output_dir(FLAGS.output_dir)
+
+  tokenizer = _load_tokenizer(bert_config)
+  train_examples, dev_sets, test_sets = _read_examples(task, processor)
+  label_list = processor.get_labels()
+  num_labels = 1 if processor.is_regression else len(label_list)
+  trained = estimator_helpers.latest_checkpoint(FLAGS.output_dir, {
+      estimator_helpers.WORD_EMBEDDINGS: [
+          bert_config.vocab_size, bert_config.hidden_size],
+      "output_weights": [num_labels, bert_config.hidden_size]})
+  if FLAGS.init_checkpoint:
+    estimator_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
+  elif not FLAGS.do_train and not trained:
+    raise ValueError(
+        f"There is no model to evaluate: --output_dir={FLAGS.output_dir} has "
+        f"no checkpoint. Pass --do_train, or --init_checkpoint.")
+
+  num_train_steps = num_warmup_steps = None
+  if FLAGS.do_train:
+    num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
+        len(train_examples), FLAGS)
+  estimator = tf.compat.v1.estimator.tpu.TPUEstimator(
+      use_tpu=FLAGS.use_tpu,
+      model_fn=model_fn_builder(
+          bert_config=bert_config,
+          num_labels=num_labels,
+          init_checkpoint=FLAGS.init_checkpoint,
+          learning_rate=estimator_helpers.effective_learning_rate(FLAGS),
+          num_train_steps=num_train_steps,
+          num_warmup_steps=num_warmup_steps,
+          use_tpu=FLAGS.use_tpu,
+          use_one_hot_embeddings=FLAGS.use_tpu,
+          dropout_before_logits=FLAGS.dropout_before_logits,
+          is_regression=processor.is_regression),
+      config=estimator_helpers.run_config(FLAGS),
+      train_batch_size=FLAGS.train_batch_size,
+      eval_batch_size=FLAGS.eval_batch_size,
+      predict_batch_size=FLAGS.predict_batch_size)
+
+  if FLAGS.do_train:
+    _train(estimator, train_examples, label_list, tokenizer, num_train_steps)
+  if not chief:
+    return
+  if FLAGS.do_eval:
+    _evaluate(estimator, task, dev_sets, label_list, tokenizer)
+  if FLAGS.do_predict:
+    _predict(estimator, test_sets, label_list, tokenizer)
+
+
+def _check_flags(bert_config):
+  """Refuses what can't work before anything is read."""
+  tokenization.validate_case_matches_checkpoint(
+      FLAGS.do_lower_case, FLAGS.init_checkpoint)
+  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
+    raise ValueError(
+        "Nothing to do: pass one or more of --do_train, --do_eval and "
+        "--do_predict.")
+  if not 3 <= FLAGS.max_seq_length <= bert_config.max_position_embeddings:
+    raise ValueError(
+        f"--max_seq_length={FLAGS.max_seq_length}: this model takes 3 to "
+        f"{bert_config.max_position_embeddings} tokens "
+        f"(max_position_embeddings in {FLAGS.bert_config_file}).")
+  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size",
+               "save_checkpoints_steps"):
+    if FLAGS[name].value < 1:
+      raise ValueError(f"--{name}={FLAGS[name].value} has to be 1 or more.")
+
+
+def _load_tokenizer(bert_config):
+  """The tokenizer, checked against the model."""
+  tokenizer = tokenization.FullTokenizer(
+      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+  size = max(tokenizer.inv_vocab, default=-1) + 1
+  if size > bert_config.vocab_size:
+    raise ValueError(
+        f"--vocab_file={FLAGS.vocab_file} has {size} tokens, but the model "
+        f"has {bert_config.vocab_size} embeddings (vocab_size in "
+        f"{FLAGS.bert_config_file}). Use the vocab.txt of the same model.")
+  missing = [t for t in ("[CLS]", "[SEP]", "[UNK]") if t not in tokenizer.vocab]
+  if missing:
+    raise ValueError(
+        f"--vocab_file={FLAGS.vocab_file} has no {missing[0]}: it is not a "
+        f"vocabulary of BERT.")
+  if size < bert_config.vocab_size:
+    logging.warning(
+        "%s has %d tokens, the model %d embeddings: make sure that they "
+        "belong together.", FLAGS.vocab_file, size, bert_config.vocab_size)
+  return tokenizer
+
+
+def _read_examples(task, processor):
+  """Reads what the flags ask for.
+
+  Returns:
+    (train_examples, dev_sets, test_sets): a list or None, and dicts from the
+    suffix of the result files ("" or "_mismatched") to a list.
+  """
+  train_examples = None
+  dev_sets, test_sets = {}, {}
+  if FLAGS.do_train:
+    train_examples = processor.get_train_examples(FLAGS.data_dir)
+  if FLAGS.do_eval:
+    dev_sets[""] = processor.get_dev_examples(FLAGS.data_dir)
+  if FLAGS.do_predict:
+    test_sets[""] = processor.get_test_examples(FLAGS.data_dir)
+  if task == "mnli":
+    mismatched = MnliMismatchedProcessor()
+    for wanted, sets, file_name, read in (
+        (FLAGS.do_eval, dev_sets, "dev_mismatched.tsv",
+         mismatched.get_dev_examples),
+        (FLAGS.do_predict, test_sets, "test_mismatched.tsv",
+         mismatched.get_test_examples)):
+      if wanted and tf.io.gfile.exists(os.path.join(FLAGS.data_dir, file_name)):
+        sets["_mismatched"] = read(FLAGS.data_dir)
+  for flag, examples in (("do_train", train_examples),
+                         ("do_eval", dev_sets.get("")),
+                         ("do_predict", test_sets.get(""))):
+    if examples is not None and not examples:
+      raise ValueError(
+          f"--{flag}: the file of task {task} in --data_dir={FLAGS.data_dir} "
+          f"holds no example.")
+  for examples in [train_examples or []] + list(dev_sets.values()):
+    check_labels(examples, processor.get_labels())
+  return train_examples, dev_sets, test_sets
+
+
+def _train(estimator, train_examples, label_list, tokenizer, num_train_steps):
+  """Converts this rank's part of the examples and trains."""
+  train_file = os.path.join(FLAGS.output_dir, "train.tf_record")
+  start, end = horovod_helpers.example_slice(len(train_examples))
+  file_based_convert_examples_to_features(
+      train_examples[start:end], label_list, FLAGS.max_seq_length, tokenizer,
+      horovod_helpers.record_file(train_file))
+  horovod_helpers.barrier()
+
+  size = horovod_helpers.hvd_size()
+  logging.info("***** Running training *****")
+  logging.info("  Num examples = %d", len(train_examples))
+  logging.info("  Batch size = %d per rank, %d in total",
+               FLAGS.train_batch_size, FLAGS.train_batch_size * size)
+  logging.info("  Num steps = %d", num_train_steps)
+  hooks = horovod_helpers.training_hooks()
+  if horovod_helpers.is_chief():
+    hooks.append(estimator_helpers.ProgressHook(
+        num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
+        optimization.LEARNING_RATE))
+    done = estimator_helpers.latest_checkpoint(FLAGS.output_dir)
+    if done and estimator_helpers.checkpoint_step(done) >= num_train_steps:
+      logging.warning(
+          "%s has all %d steps already: nothing is trained. Give a new run "
+          "another --output_dir.", done, num_train_steps)
+  estimator.train(
+      input_fn=file_based_input_fn_builder(
+          input_file=horovod_helpers.server_record_files(train_file),
+          seq_length=FLAGS.max_seq_length,
+          is_training=True,
+          drop_remainder=True,
+          is_regression=not label_list),
+      max_steps=num_train_steps,
+      hooks=hooks)
+
+
+def _padded(examples, batch_size):
+  """The examples, filled up to whole batches where the device needs that."""
+  missing = -len(examples) % batch_size if FLAGS.use_tpu else 0
+  return examples + [PaddingInputExample() for _ in range(missing)]
+
+
+def _evaluate(estimator, task, dev_sets, label_list, tokenizer):
+  """Scores the dev set(s) and writes the results."""
+  report = {}
+  for suffix, examples in dev_sets.items():
+    eval_file = os.path.join(FLAGS.output_dir, f"eval{suffix}.tf_record")
+    padded = _padded(examples, FLAGS.eval_batch_size)
+    file_based_convert_examples_to_features(
+        padded, label_list, FLAGS.max_seq_length, tokenizer, eval_file)
+    logging.info("***** Running evaluation%s *****", suffix.replace("_", " "))
+    logging.info("  Num examples = %d", len(examples))
+    logging.info("  Batch size = %d", FLAGS.eval_batch_size)
+    num_batches = -(-len(padded) // FLAGS.eval_batch_size)
+    outputs_hook = estimator_helpers.EvalOutputsHook(num_batches)
+    result = estimator.evaluate(
+        input_fn=file_based_input_fn_builder(
+            input_file=eval_file,
+            seq_length=FLAGS.max_seq_length,
+            is_training=False,
+            drop_remainder=FLAGS.use_tpu,
+            is_regression=not label_list),
+        steps=num_batches if FLAGS.use_tpu else None,
+        hooks=[outputs_hook],
+        name=suffix.lstrip("_") or None)
+    scores, classes = _scores(task, label_list, outputs_hook.outputs)
+    if not label_list:
+      result.update(eval_pearson=scores["pearson"],
+                    eval_spearman=scores["spearman"])
+    _write_eval_results(suffix, result)
+    for name, value in scores.items():
+      logging.info("  %s = %.4f", name, value)
+    step = int(result["global_step"])
+    estimator_helpers.write_summary(
+        estimator.eval_dir(suffix.lstrip("_") or None),
+        {f"eval_{name}": value for name, value in scores.items()}, step)
+    report[suffix.lstrip("_") or "dev"] = {
+        "examples": len(examples), "scores": scores,
+        "loss": float(result["eval_loss"]), **classes}
+  if FLAGS.detailed_results:
+    script_helpers.write_text(
+        os.path.join(FLAGS.output_dir, "eval_metrics.json"),
+        json.dumps({"task": task, "global_step": step, "sets": report},
+                   indent=2) + "\n")
+
+
+def _scores(task, label_list, outputs):
+  """The task's scores and the report per class, from all rows' outputs."""
+  real = outputs["is_real_example"] > 0
+  label_ids = outputs["label_ids"][real]
+  probabilities = outputs["probabilities"][real]
+  if not label_list:
+    return metrics.regression_scores(label_ids, probabilities[:, 0]), {}
+  predicted_ids = np.argmax(probabilities, axis=-1)
+  return (metrics.classification_scores(task, label_ids, predicted_ids),
+          metrics.class_report(label_ids, predicted_ids, label_list))
+
+
+def _write_eval_results(suffix, result):
+  """eval_results.txt in upstream's form: `key = value`, sorted."""
+  logging.info("***** Eval results%s *****", suffix.replace("_", " "))
+  lines = [f"{key} = {result[key]}" for key in sorted(result)]
+  for line in lines:
+    logging.info("  %s", line)
+  script_helpers.write_text(
+      os.path.join(FLAGS.output_dir, f"eval_results{suffix}.txt"),
+      "".join(line + "\n" for line in lines))
+
+
+def _predict(estimator, test_sets, label_list, tokenizer):
+  """Predicts the test set(s) and writes a row per example."""
+  for suffix, examples in test_sets.items():
+    predict_file = os.path.join(FLAGS.output_dir, f"predict{suffix}.tf_record")
+    padded = _padded(examples, FLAGS.predict_batch_size)
+    file_based_convert_examples_to_features(
+        padded, label_list, FLAGS.max_seq_length, tokenizer, predict_file)
+    logging.info("***** Running prediction%s *****", suffix.replace("_", " "))
+    logging.info("  Num examples = %d", len(examples))
+    logging.info("  Batch size = %d", FLAGS.predict_batch_size)
+    results = estimator.predict(
+        input_fn=file_based_input_fn_builder(
+            input_file=predict_file,
+            seq_length=FLAGS.max_seq_length,
+            is_training=False,
+            drop_remainder=FLAGS.use_tpu,
+            is_regression=not label_list))
+    rows = [row["probabilities"] for _, row in zip(
+        script_helpers.progress_bar(examples, desc="Predicting"), results)]
+    assert len(rows) == len(examples)
+    path = os.path.join(FLAGS.output_dir, f"test_results{suffix}.tsv")
+    script_helpers.write_text(path, "".join(
+        "\t".join(str(value) for value in row) + "\n" for row in rows))
+    logging.info("Predictions: %s", path)
+    if FLAGS.detailed_results:
+      _write_predictions(suffix, examples, rows, label_list)
+
+
+def _write_predictions(suffix, examples, rows, label_list):
+  """predictions.tsv: row number, id, label, a probability per label."""
+  if label_list:
+    header = ["label"] + [f"probability_{name}" for name in label_list]
+    values = [[label_list[int(np.argmax(row))]] + [str(p) for p in row]
+              for row in rows]
+  else:
+    header = ["value"]
+    values = [[str(row[0])] for row in rows]
+  lines = [["index", "id"] + header]
+  lines += [[str(index), example.guid] + row
+            for index, (example, row) in enumerate(zip(examples, values))]
+  path = os.path.join(FLAGS.output_dir, f"predictions{suffix}.tsv")
+  script_helpers.write_text(
+      path, "".join("\t".join(line) + "\n" for line in lines))
+  logging.info("Predictions with labels: %s", path)
+
+
+if __name__ == "__main__":
+  init_classifier_flags()
+  script_helpers.run(main, ["data_dir", "task_name", "vocab_file",
+                            "bert_config_file", "output_dir"])
