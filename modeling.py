@@ -245,9 +245,11 @@ def gelu(x):
 
   Source: upstream symbol; Hendrycks and Gimpel 2016, section 2.
   """
-  # x * x * x, since a power by tf.pow costs several times as much.
-  inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
-  return x * (0.5 * (1.0 + tf.tanh(inner)))
+  # 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in the form that passes
+  # over the activations the fewest times; a tf.pow alone would double that.
+  scale = math.sqrt(2.0 / math.pi)
+  inner = x * (scale + (scale * 0.044715) * tf.square(x))
+  return x * (0.5 + 0.5 * tf.tanh(inner))
 
 
 def get_activation(activation_string):

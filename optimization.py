@@ -14,6 +14,8 @@ from demo.horovod_helpers import horovod_enabled, hvd
 
 # Graph collection that holds the learning rate of the step, for hooks.
 LEARNING_RATE = "learning_rate"
+# Where TensorFlow keeps the tensor through which its hooks read the step.
+_STEP_READS = "global_step_read_op_cache"
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
@@ -62,9 +64,11 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   grads, _ = tf.clip_by_global_norm(grads, clip_norm=1.0)
 
   # The optimizer leaves the step alone, so it is raised here, before the
-  # update: hooks that see the update done also see the new step. The update
-  # must still use the rate of the old step, hence the first edge.
-  with tf.control_dependencies([learning_rate]):
+  # update. The update must still use the rate of the old step, and the
+  # Estimator's hooks count on reading the old step too (read now and then
+  # late, it seems to stand still, and they warn): hence the first edge.
+  step_reads = tf.compat.v1.get_collection(_STEP_READS)
+  with tf.control_dependencies([learning_rate] + step_reads):
     step_is_raised = global_step.assign(global_step + 1)
   with tf.control_dependencies([step_is_raised]):
     return optimizer.apply_gradients(
