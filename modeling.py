@@ -65,16 +65,14 @@ class BertConfig(object):
       type_vocab_size: int, number of segment ids.
       initializer_range: float, stddev of the truncated normal initializer.
     """
-    self.vocab_size = vocab_size
-    self.hidden_size = hidden_size
-    self.num_hidden_layers = num_hidden_layers
-    self.num_attention_heads = num_attention_heads
-    self.hidden_act = hidden_act
-    self.intermediate_size = intermediate_size
-    self.hidden_dropout_prob = hidden_dropout_prob
-    self.attention_probs_dropout_prob = attention_probs_dropout_prob
+    self.vocab_size, self.type_vocab_size = vocab_size, type_vocab_size
     self.max_position_embeddings = max_position_embeddings
-    self.type_vocab_size = type_vocab_size
+    self.num_hidden_layers = num_hidden_layers
+    self.hidden_size, self.intermediate_size = hidden_size, intermediate_size
+    self.num_attention_heads = num_attention_heads
+    self.attention_probs_dropout_prob = attention_probs_dropout_prob
+    self.hidden_dropout_prob = hidden_dropout_prob
+    self.hidden_act = hidden_act
     self.initializer_range = initializer_range
 
   @classmethod
@@ -160,45 +158,38 @@ class BertModel(object):
     """
     config = copy.deepcopy(config)
     if not is_training:
-      config.hidden_dropout_prob = 0.0
-      config.attention_probs_dropout_prob = 0.0
+      config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
 
-    batch_size, seq_length = get_shape_list(input_ids, expected_rank=2)
-    if input_mask is None:
-      input_mask = tf.ones([batch_size, seq_length], dtype=tf.int32)
+    ids_shape = get_shape_list(input_ids, expected_rank=2)  # [B, S]
     if token_type_ids is None:
-      token_type_ids = tf.zeros([batch_size, seq_length], dtype=tf.int32)
+      token_type_ids = tf.zeros(ids_shape, dtype=tf.int32)
+    if input_mask is None:
+      input_mask = tf.ones(ids_shape, dtype=tf.int32)
 
     with tf.compat.v1.variable_scope(scope, default_name="bert"):
       with tf.compat.v1.variable_scope("embeddings"):
         words, self.embedding_table = embedding_lookup(
-            input_ids=input_ids,
-            vocab_size=config.vocab_size,
-            embedding_size=config.hidden_size,
-            initializer_range=config.initializer_range,
+            input_ids, config.vocab_size, config.hidden_size,
+            config.initializer_range,
             use_one_hot_embeddings=use_one_hot_embeddings)  # [B, S, W]
         self.embedding_output = embedding_postprocessor(
             words,
             use_token_type=True,
             token_type_ids=token_type_ids,
             token_type_vocab_size=config.type_vocab_size,
-            initializer_range=config.initializer_range,
             max_position_embeddings=config.max_position_embeddings,
+            initializer_range=config.initializer_range,
             dropout_prob=config.hidden_dropout_prob)  # [B, S, W]
 
       with tf.compat.v1.variable_scope("encoder"):
+        attention_mask = create_attention_mask_from_input_mask(
+            input_ids, input_mask)  # [B, S, S]
         self.all_encoder_layers = transformer_model(
-            self.embedding_output,
-            attention_mask=create_attention_mask_from_input_mask(
-                input_ids, input_mask),
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            intermediate_act_fn=get_activation(config.hidden_act),
-            hidden_dropout_prob=config.hidden_dropout_prob,
-            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-            initializer_range=config.initializer_range,
+            self.embedding_output, attention_mask,
+            config.hidden_size, config.num_hidden_layers,
+            config.num_attention_heads, config.intermediate_size,
+            get_activation(config.hidden_act), config.hidden_dropout_prob,
+            config.attention_probs_dropout_prob, config.initializer_range,
             do_return_all_layers=True)
 
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
@@ -643,16 +634,11 @@ def transformer_model(input_tensor,
       with tf.compat.v1.variable_scope("attention"):
         with tf.compat.v1.variable_scope("self"):
           attention_output = attention_layer(
-              from_tensor=layer_input,
-              to_tensor=layer_input,
-              attention_mask=attention_mask,
-              num_attention_heads=num_attention_heads,
-              size_per_head=hidden_size // num_attention_heads,
+              layer_input, layer_input, attention_mask, num_attention_heads,
+              hidden_size // num_attention_heads,
               attention_probs_dropout_prob=attention_probs_dropout_prob,
-              initializer_range=initializer_range,
-              do_return_2d_tensor=True,
-              batch_size=batch_size,
-              from_seq_length=seq_length,
+              initializer_range=initializer_range, do_return_2d_tensor=True,
+              batch_size=batch_size, from_seq_length=seq_length,
               to_seq_length=seq_length)  # [B * S, W]
         with tf.compat.v1.variable_scope("output"):
           attention_output = _dense(attention_output, hidden_size, None,

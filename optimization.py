@@ -47,10 +47,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   # What the published models were pretrained with; only the Adam slots are
   # not in their checkpoints.
   optimizer = AdamWeightDecayOptimizer(
-      learning_rate=learning_rate,
-      weight_decay_rate=0.01,
-      beta_1=0.9,
-      beta_2=0.999,
+      learning_rate, weight_decay_rate=0.01, beta_1=0.9, beta_2=0.999,
       epsilon=1e-6,
       exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"])
   if horovod_enabled():
@@ -120,10 +117,8 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
     """
     super().__init__(False, name)
     self.learning_rate = learning_rate
+    self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
     self.weight_decay_rate = weight_decay_rate
-    self.beta_1 = beta_1
-    self.beta_2 = beta_2
-    self.epsilon = epsilon
     self.exclude_from_weight_decay = exclude_from_weight_decay
 
   def compute_gradients(self,

@@ -76,11 +76,9 @@ class InputExample(object):
         regression task.
       source: (string, int) or None, file and line that the row stands in.
     """
-    self.guid = guid
-    self.text_a = text_a
-    self.text_b = text_b
+    self.guid, self.source = guid, source
+    self.text_a, self.text_b = text_a, text_b
     self.label = label
-    self.source = source
 
 
 class PaddingInputExample(object):
@@ -113,11 +111,9 @@ class InputFeatures(object):
         regression task.
       is_real_example: bool, False for padding examples.
     """
-    self.input_ids = input_ids
-    self.input_mask = input_mask
+    self.input_ids, self.input_mask = input_ids, input_mask
     self.segment_ids = segment_ids
-    self.label_id = label_id
-    self.is_real_example = is_real_example
+    self.label_id, self.is_real_example = label_id, is_real_example
 
 
 class TsvRows(list):
@@ -149,7 +145,7 @@ class DataProcessor(object):
 
   def get_train_examples(self, data_dir):
     """Returns the list of training examples."""
-    raise NotImplementedError(self._lacks("training"))
+    raise NotImplementedError(self._lacks("train"))
 
   def get_dev_examples(self, data_dir):
     """Returns the list of dev examples."""
@@ -164,9 +160,9 @@ class DataProcessor(object):
     raise NotImplementedError(f"{type(self).__name__} has no labels.")
 
   def _lacks(self, split):
+    flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
     return (f"The task of {type(self).__name__} has no {split} set: leave out "
-            f"--do_{dict(training='train', dev='eval', test='predict')[split]}"
-            f".")
+            f"--{flag}.")
 
   @classmethod
   def _read_tsv(cls, input_file, quotechar=None):
@@ -234,6 +230,47 @@ def _source(lines, index):
   return lines.line(index) if isinstance(lines, TsvRows) else None
 
 
+class TsvProcessor(DataProcessor):
+  """A task of one .tsv file per set. Not in upstream.
+
+  Attributes:
+    files: dict from the set ("train", "dev", "test") to the file's name.
+    set_types: dict from the set to its name in the examples' ids, where that
+      is another.
+    labels: tuple of label names; empty for a regression task.
+  """
+
+  files = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+  set_types = {}
+  labels = ("0", "1")
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._read_set(data_dir, "train")
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._read_set(data_dir, "dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._read_set(data_dir, "test")
+
+  def get_labels(self):
+    """See base class."""
+    return list(self.labels)
+
+  def _read_set(self, data_dir, name):
+    if name not in self.files:
+      raise NotImplementedError(self._lacks(name))
+    lines = self._read_tsv(os.path.join(data_dir, self.files[name]))
+    return self._create_examples(lines, self.set_types.get(name, name))
+
+  def _create_examples(self, lines, set_type):
+    """Makes the examples of a file's rows."""
+    raise NotImplementedError
+
+
 class XnliProcessor(DataProcessor):
   """XNLI, Chinese: inference between sentences of translated text.
 
@@ -273,31 +310,16 @@ class XnliProcessor(DataProcessor):
     return ["contradiction", "entailment", "neutral"]
 
 
-class MnliProcessor(DataProcessor):
+class MnliProcessor(TsvProcessor):
   """MultiNLI, matched genres: inference between sentences.
 
   Source: upstream symbol, unchanged.
   """
 
-  def get_train_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
-
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "dev_matched.tsv")),
-        "dev_matched")
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "test_matched.tsv")), "test")
-
-  def get_labels(self):
-    """See base class."""
-    return ["contradiction", "entailment", "neutral"]
+  files = {"train": "train.tsv", "dev": "dev_matched.tsv",
+           "test": "test_matched.tsv"}
+  set_types = {"dev": "dev_matched"}
+  labels = ("contradiction", "entailment", "neutral")
 
   def _create_examples(self, lines, set_type):
     """Makes examples of rows; the first is the header."""
@@ -314,43 +336,15 @@ class MnliProcessor(DataProcessor):
 class MnliMismatchedProcessor(MnliProcessor):
   """MultiNLI, the genres that the training set lacks. Not in upstream."""
 
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "dev_mismatched.tsv")),
-        "dev_mismatched")
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "test_mismatched.tsv")),
-        "test_mismatched")
+  files = {"dev": "dev_mismatched.tsv", "test": "test_mismatched.tsv"}
+  set_types = {"dev": "dev_mismatched", "test": "test_mismatched"}
 
 
-class MrpcProcessor(DataProcessor):
+class MrpcProcessor(TsvProcessor):
   """Microsoft's corpus of paraphrases: do two sentences say the same?
 
   Source: upstream symbol, unchanged.
   """
-
-  def get_train_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
-
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
-
-  def get_labels(self):
-    """See base class."""
-    return ["0", "1"]
 
   def _create_examples(self, lines, set_type):
     """Makes examples of rows; the first is the header."""
@@ -364,31 +358,12 @@ class MrpcProcessor(DataProcessor):
     return examples
 
 
-class ColaProcessor(DataProcessor):
+class ColaProcessor(TsvProcessor):
   """The corpus of linguistic acceptability: is a sentence well formed?
 
   Source: upstream symbol; a test file in the form of the other two (no
   header, four columns) is read too.
   """
-
-  def get_train_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
-
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
-
-  def get_labels(self):
-    """See base class."""
-    return ["0", "1"]
 
   def _create_examples(self, lines, set_type):
     """Makes examples of rows; only a test file has a header, and two columns
@@ -406,40 +381,19 @@ class ColaProcessor(DataProcessor):
     return examples
 
 
-class GlueProcessor(DataProcessor):
+class GlueProcessor(TsvProcessor):
   """The GLUE tasks that upstream lacks: columns are found by their names.
 
-  Reads train.tsv, dev.tsv and test.tsv; the first line names the columns. A
-  test file may have labels or not, they are not looked at.
+  The first line of each file names the columns. A test file may have labels
+  or not, they are not looked at.
 
   Attributes:
     text_columns: tuple of one or two column names.
     label_column: string.
-    labels: tuple of label names; empty for a regression task.
   """
 
   text_columns = ("sentence1", "sentence2")
   label_column = "label"
-  labels = ("0", "1")
-
-  def get_train_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "train.tsv")), "train")
-
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "dev.tsv")), "dev")
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "test.tsv")), "test")
-
-  def get_labels(self):
-    """See base class."""
-    return list(self.labels)
 
   def _create_examples(self, lines, set_type):
     """Makes examples of rows; the first is the header."""
@@ -453,8 +407,8 @@ class GlueProcessor(DataProcessor):
         continue
       values = dict(zip(columns, _columns(lines, i, *numbers)))
       texts = [values[name] for name in self.text_columns] + [None]
-      label = values.get(self.label_column) or (
-          self.labels[0] if self.labels else "0")
+      label = values.get(
+          self.label_column, self.labels[0] if self.labels else "0")
       examples.append(InputExample(
           f"{set_type}-{i}", texts[0], texts[1], label, _source(lines, i)))
     return examples
@@ -525,20 +479,8 @@ class WnliProcessor(GlueProcessor):
 class AxProcessor(GlueProcessor):
   """GLUE's diagnostic set, to be predicted by a model trained on MNLI."""
 
+  files = {"test": "diagnostic.tsv"}
   labels = ("contradiction", "entailment", "neutral")
-
-  def get_train_examples(self, data_dir):
-    """Raises NotImplementedError: there is none."""
-    raise NotImplementedError(self._lacks("training"))
-
-  def get_dev_examples(self, data_dir):
-    """Raises NotImplementedError: there is none."""
-    raise NotImplementedError(self._lacks("dev"))
-
-  def get_test_examples(self, data_dir):
-    """See base class; the file is called diagnostic.tsv."""
-    return self._create_examples(
-        self._read_tsv(os.path.join(data_dir, "diagnostic.tsv")), "test")
 
 
 PROCESSORS = {
@@ -804,12 +746,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   Source: upstream symbol; see CHANGES.
   """
   model = modeling.BertModel(
-      config=bert_config,
-      is_training=is_training,
-      input_ids=input_ids,
-      input_mask=input_mask,
-      token_type_ids=segment_ids,
-      use_one_hot_embeddings=use_one_hot_embeddings)
+      bert_config, is_training, input_ids, input_mask, segment_ids,
+      use_one_hot_embeddings)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   output_weights = tf.compat.v1.get_variable(
@@ -1006,6 +944,7 @@ def main(_):
         len(train_examples), FLAGS)
   estimator = tf.compat.v1.estimator.tpu.TPUEstimator(
       use_tpu=FLAGS.use_tpu,
+      eval_on_tpu=FLAGS.use_tpu,
       model_fn=model_fn_builder(
           bert_config=bert_config,
           num_labels=num_labels,

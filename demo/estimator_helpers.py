@@ -10,8 +10,9 @@ import tensorflow as tf
 from demo import horovod_helpers
 from demo import script_helpers
 
-# Graph collection through which a model_fn shows tensors to EvalOutputsHook.
-EVAL_OUTPUTS = "eval_outputs"
+# Prefix of the graph collections through which a model_fn shows tensors to
+# EvalOutputsHook.
+_EVAL_OUTPUTS = "eval_outputs/"
 
 # The tables whose rows a vocabulary or a config must fit.
 WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
@@ -325,7 +326,8 @@ def duration(seconds):
 
 def show_to_eval_hook(**tensors):
   """For a model_fn: names tensors [B, ...] that `EvalOutputsHook` collects."""
-  tf.compat.v1.add_to_collection(EVAL_OUTPUTS, tensors)
+  for name, tensor in tensors.items():
+    tf.compat.v1.add_to_collection(_EVAL_OUTPUTS + name, tensor)
 
 
 class EvalOutputsHook(tf.estimator.SessionRunHook):
@@ -344,7 +346,11 @@ class EvalOutputsHook(tf.estimator.SessionRunHook):
     self.outputs = {}
 
   def begin(self):
-    self._fetches = tf.compat.v1.get_collection(EVAL_OUTPUTS)[-1]
+    graph = tf.compat.v1.get_default_graph()
+    self._fetches = {
+        key[len(_EVAL_OUTPUTS):]: graph.get_collection(key)[-1]
+        for key in graph.get_all_collection_keys()
+        if isinstance(key, str) and key.startswith(_EVAL_OUTPUTS)}
     self._batches = []
     self._bar = script_helpers.progress_bar(
         total=self._num_batches, desc="Evaluating", unit="batch")

@@ -20,6 +20,11 @@ _FILE_ERRORS = (
     tf.errors.DataLossError, tf.errors.FailedPreconditionError,
     tf.errors.ResourceExhaustedError)
 
+# TensorFlow's warnings that no user can do anything about. The Estimator is
+# deprecated and the reason why versions are pinned.
+_NOISE = ("Instructions for updating", "is deprecated. Please use",
+          "includes params argument, but params are not passed")
+
 
 def define_model_flags(max_seq_length):
   """Defines the flags of model and text that upstream's scripts share.
@@ -164,10 +169,8 @@ def _set_up_logging():
   logger.handlers.clear()  # They go to absl's handler, once.
   if logging.get_verbosity() <= logging.INFO:
     logger.setLevel("WARNING")
-  # The Estimator is deprecated and the reason why versions are pinned; to be
-  # told so dozens of times in each run helps nobody.
-  logger.addFilter(
-      lambda record: "Instructions for updating" not in record.getMessage())
+  logger.addFilter(lambda record: not any(
+      phrase in record.getMessage() for phrase in _NOISE))
 
 
 def check_output_dir(output_dir):

@@ -1,0 +1,31 @@
+# The two commands: `make demo` shows what the project does, `make test` checks
+# it. Both set up what they need.
+SHELL := /bin/bash
+PYTHON_BIN := .venv/bin/python
+export TF PYTHON
+
+.PHONY: setup demo test test-fast bench lint clean
+
+setup:
+	@bash demo/setup.sh
+
+# GLUE_DIR=... TASK=MRPC runs it on a real GLUE task.
+demo: setup
+	@$(PYTHON_BIN) -m demo.quickstart $(if $(GLUE_DIR),--glue_dir="$(GLUE_DIR)") $(if $(TASK),--task_name="$(TASK)")
+
+test: setup lint
+	@$(PYTHON_BIN) -m pytest
+
+test-fast: setup lint
+	@$(PYTHON_BIN) -m pytest -m "not slow"
+
+# Training speed beside a matrix product; figures in README.
+bench: setup
+	@$(PYTHON_BIN) -m tests.benchmarks.train_step
+
+lint: setup
+	@$(PYTHON_BIN) -m ruff check .
+
+clean:
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,134 @@
+"""Fixtures: a tiny model, tiny data sets, and a way to run the scripts."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+# Before TensorFlow is imported: tests use the CPU and print no banner.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow leaves oneDNN off on some processors; a frozen layer norm is to be
+# right with it too.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# pylint: disable=wrong-import-position
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+from demo import checkpoints
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ("the a film book hotel was is very quite not and but good great bad "
+         "awful lovely dull plot food room staff").split()
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
+TINY_CONFIG = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+    intermediate_size=64, max_position_embeddings=64, type_vocab_size=2)
+
+
+def shared_folder():
+  """The recorded data, where this machine has it, else None."""
+  for path in (os.environ.get("BERT_SHARED"), PROJECT.parent / "shared"):
+    if path and (pathlib.Path(path) / "conformance").is_dir():
+      return pathlib.Path(path)
+  return None
+
+
+@pytest.fixture(scope="session")
+def shared():
+  """The folder of recorded data; skips where it is absent."""
+  folder = shared_folder()
+  if folder is None:
+    pytest.skip("no recorded data: neither $BERT_SHARED nor ../shared")
+  return folder
+
+
+class TinyModel(object):
+  """Paths of a model with random weights: vocab, config, checkpoint."""
+
+  def __init__(self, folder):
+    vocab = SPECIAL + WORDS + list(LETTERS) + ["##" + x for x in LETTERS]
+    self.folder = folder
+    self.vocab_size = len(vocab)
+    self.vocab_file = str(folder / "vocab.txt")
+    self.bert_config_file = str(folder / "bert_config.json")
+    self.init_checkpoint = str(folder / "bert_model.ckpt")
+    (folder / "vocab.txt").write_text("".join(x + "\n" for x in vocab))
+    self.config = modeling.BertConfig(self.vocab_size, **TINY_CONFIG)
+    (folder / "bert_config.json").write_text(self.config.to_json_string())
+    checkpoints.save_checkpoint(
+        random_variables(self.config), self.init_checkpoint)
+
+  def flags(self, **overrides):
+    """Command-line flags that name the model; None leaves one out."""
+    values = dict(vocab_file=self.vocab_file, max_seq_length=32,
+                  bert_config_file=self.bert_config_file,
+                  init_checkpoint=self.init_checkpoint)
+    values.update(overrides)
+    return [f"--{name}={value}" for name, value in values.items()
+            if value is not None]
+
+
+def random_variables(config, seed=1):
+  """name -> array of an encoder, drawn like its initial values but wider."""
+  rng = np.random.RandomState(seed)
+  with tf.Graph().as_default():
+    modeling.BertModel(config, False, tf.zeros([1, 2], tf.int32))
+    names = {var.op.name: var.shape.as_list()
+             for var in tf.compat.v1.trainable_variables()}
+  return {
+      name: (np.ones(shape) if name.endswith("gamma") else
+             rng.normal(0.0, 0.1, shape)).astype(np.float32)
+      for name, shape in names.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+  """A TinyModel that no test changes."""
+  return TinyModel(tmp_path_factory.mktemp("tiny_model"))
+
+
+def sentiment_rows(count, seed):
+  """(sentence, label) rows that a tiny model learns: one word decides."""
+  rng = np.random.RandomState(seed)
+  rows = []
+  for i in range(count):
+    label = int(rng.randint(2))
+    words = [str(rng.choice(WORDS[:12])) for _ in range(5)]
+    words.insert(rng.randint(5), str(rng.choice(
+        ["bad", "awful", "dull"] if label == 0 else
+        ["good", "great", "lovely"])))
+    rows.append((" ".join(words) + f" {i % 10}", str(label)))
+  return rows
+
+
+@pytest.fixture(scope="session")
+def sst2_dir(tmp_path_factory):
+  """An SST-2 folder: 256 training, 50 dev and 21 test rows."""
+  folder = tmp_path_factory.mktemp("sst2")
+  for name, count, seed in (("train", 256, 1), ("dev", 50, 2)):
+    (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(
+        f"{text}\t{label}\n" for text, label in sentiment_rows(count, seed)))
+  (folder / "test.tsv").write_text("index\tsentence\n" + "".join(
+      f"{i}\t{text}\n"
+      for i, (text, _) in enumerate(sentiment_rows(21, 3))))
+  return folder
+
+
+def run_script(script, *flags, launcher=(), env=None, timeout=600):
+  """Runs a script or module from another folder, as a user may.
+
+  Returns:
+    subprocess.CompletedProcess; stdout holds stderr too.
+  """
+  target = ([str(PROJECT / script)] if script.endswith(".py")
+            else ["-m", script])
+  environment = dict(os.environ, PYTHONPATH=str(PROJECT), **(env or {}))
+  return subprocess.run(
+      [*launcher, sys.executable, *target, *map(str, flags)],
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+      env=environment, cwd="/", timeout=timeout, check=False)

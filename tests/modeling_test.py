@@ -1,0 +1,187 @@
+"""Tests of modeling.py: what holds beyond the recorded numbers."""
+
+import copy
+import json
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+
+CONFIG = modeling.BertConfig(
+    vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+    intermediate_size=37, max_position_embeddings=20, type_vocab_size=3)
+
+
+def run(build, seed=3):
+  """Builds a graph and returns the values of what `build` returns."""
+  with tf.Graph().as_default():
+    tf.compat.v1.set_random_seed(seed)
+    fetches = build()
+    with tf.compat.v1.Session() as session:
+      session.run(tf.compat.v1.global_variables_initializer())
+      return session.run(fetches)
+
+
+def numpy_layer_norm(x):
+  centred = x - x.mean(-1, keepdims=True)
+  return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-12)
+
+
+class BertConfigTest:
+
+  def test_json_round_trip(self, tmp_path):
+    path = tmp_path / "bert_config.json"
+    path.write_text(CONFIG.to_json_string())
+    read = modeling.BertConfig.from_json_file(str(path))
+    assert read.to_dict() == CONFIG.to_dict()
+    assert json.loads(read.to_json_string())["vocab_size"] == 99
+
+  @pytest.mark.parametrize("text", ["{", "[1, 2]", ""])
+  def test_what_is_no_json_object_is_refused_by_name(self, tmp_path, text):
+    path = tmp_path / "bert_config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="bert_config.json.*bert_config_file"):
+      modeling.BertConfig.from_json_file(str(path))
+
+
+class LayerNormTest:
+
+  @pytest.mark.parametrize("scale", [1e-3, 0.05, 1.0, 30.0])
+  def test_epsilon_is_that_of_the_published_models(self, scale):
+    x = np.random.RandomState(0).normal(0, scale, [5, 16]).astype(np.float32)
+    y = run(lambda: modeling.layer_norm(tf.constant(x)))
+    np.testing.assert_allclose(y, numpy_layer_norm(x), atol=2e-5)
+
+  def test_frozen_graph_computes_the_same(self):
+    # TF 2.15.1 with oneDNN turns Keras' layer into one of epsilon 1e-3 once
+    # its weights are constants; plain operations must not be changed so.
+    x = np.random.RandomState(1).normal(0, 0.01, [64, 32]).astype(np.float32)
+    ids = np.random.RandomState(2).randint(0, 99, [8, 20]).astype(np.int32)
+    with tf.Graph().as_default() as graph:
+      tf.compat.v1.set_random_seed(4)
+      x_in = tf.compat.v1.placeholder(tf.float32, [None, 32], name="x")
+      ids_in = tf.compat.v1.placeholder(tf.int32, [None, 20], name="ids")
+      tf.identity(modeling.layer_norm(x_in), name="y")
+      model = modeling.BertModel(CONFIG, False, ids_in)
+      tf.identity(model.get_pooled_output(), name="pooled")
+      feed = {"x:0": x, "ids:0": ids}
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        live = session.run(["y:0", "pooled:0"], feed)
+        frozen_def = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), ["y", "pooled"])
+    with tf.Graph().as_default():
+      tf.import_graph_def(frozen_def, name="")
+      with tf.compat.v1.Session() as session:
+        frozen = session.run(["y:0", "pooled:0"], feed)
+    np.testing.assert_allclose(frozen[0], live[0], atol=1e-4)
+    np.testing.assert_allclose(frozen[1], live[1], atol=1e-4)
+    np.testing.assert_allclose(live[0], numpy_layer_norm(x), atol=1e-4)
+
+
+class GeluTest:
+
+  def test_is_the_tanh_form(self):
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    wide = x.astype(np.float64)
+    expected = 0.5 * wide * (1 + np.tanh(
+        np.sqrt(2 / np.pi) * (wide + 0.044715 * wide ** 3)))
+    np.testing.assert_allclose(
+        run(lambda: modeling.gelu(tf.constant(x))), expected, atol=2e-6)
+
+
+class DropoutTest:
+
+  def test_prob_is_the_share_that_is_dropped(self):
+    kept = run(lambda: modeling.dropout(tf.ones([100, 100]), 0.25))
+    assert abs((kept == 0).mean() - 0.25) < 0.03
+    np.testing.assert_allclose(kept[kept != 0], 1 / 0.75, rtol=1e-5)
+
+
+class BertModelTest:
+
+  def test_shapes_and_variable_names(self):
+    with tf.Graph().as_default():
+      model = modeling.BertModel(CONFIG, True, tf.ones([2, 7], tf.int32))
+      assert model.get_sequence_output().shape == [2, 7, 32]
+      assert model.get_pooled_output().shape == [2, 32]
+      assert len(model.get_all_encoder_layers()) == 2
+      names = {var.op.name for var in tf.compat.v1.trainable_variables()}
+    assert "bert/embeddings/LayerNorm/gamma" in names
+    assert "bert/encoder/layer_1/attention/self/query/kernel" in names
+    assert "bert/pooler/dense/bias" in names
+    assert len(names) == 5 + 2 * 16 + 2
+
+  def test_config_is_left_alone(self):
+    before = copy.deepcopy(CONFIG.__dict__)
+    run(lambda: modeling.BertModel(
+        CONFIG, False, tf.ones([1, 3], tf.int32)).get_pooled_output())
+    assert CONFIG.__dict__ == before
+
+  @settings(max_examples=8, deadline=None)
+  @given(st.integers(1, 9), st.integers(1, 10), st.integers(0, 2 ** 16))
+  def test_padding_changes_nothing(self, length, padding, seed):
+    ids = np.random.RandomState(seed).randint(0, 99, [3, length])
+    mask = np.ones([3, length], np.int32)
+    padded = np.pad(ids, [(0, 0), (0, padding)], constant_values=7)
+    padded_mask = np.pad(mask, [(0, 0), (0, padding)])
+
+    def build():
+      with tf.compat.v1.variable_scope("m", reuse=tf.compat.v1.AUTO_REUSE):
+        return [modeling.BertModel(
+            CONFIG, False, tf.constant(i, tf.int32),
+            tf.constant(m, tf.int32), scope="bert").get_sequence_output()
+                for i, m in ((ids, mask), (padded, padded_mask))]
+
+    short, long = run(build)
+    np.testing.assert_allclose(long[:, :length], short, atol=2e-5)
+
+  def test_rows_do_not_see_each_other(self):
+    ids = np.random.RandomState(5).randint(0, 99, [4, 6])
+
+    def build():
+      both = modeling.BertModel(
+          CONFIG, False, tf.constant(ids, tf.int32), scope="b")
+      with tf.compat.v1.variable_scope(
+          tf.compat.v1.get_variable_scope(), reuse=True):
+        one = modeling.BertModel(
+            CONFIG, False, tf.constant(ids[2:3], tf.int32), scope="b")
+      return both.get_pooled_output(), one.get_pooled_output()
+
+    both, one = run(build)
+    np.testing.assert_allclose(both[2:3], one, atol=1e-5)
+
+
+class AssignmentMapTest:
+
+  def test_values_are_loaded_by_variable(self, tiny_model):
+    with tf.Graph().as_default():
+      modeling.BertModel(tiny_model.config, False, tf.ones([1, 3], tf.int32))
+      extra = tf.compat.v1.get_variable("output_bias", [2])
+      tvars = tf.compat.v1.trainable_variables()
+      assignment_map, names = modeling.get_assignment_map_from_checkpoint(
+          tvars, tiny_model.init_checkpoint)
+      assert set(assignment_map.values()) == set(tvars) - {extra}
+      assert names["bert/pooler/dense/bias"] == 1
+      assert names["bert/pooler/dense/bias:0"] == 1
+      tf.compat.v1.train.init_from_checkpoint(
+          tiny_model.init_checkpoint, assignment_map)
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        for name, var in assignment_map.items():
+          np.testing.assert_array_equal(
+              session.run(var),
+              tf.train.load_variable(tiny_model.init_checkpoint, name))
+
+  def test_reference_variable_is_refused_with_the_way_out(self, tiny_model):
+    with tf.Graph().as_default():
+      var = tf.compat.v1.get_variable(
+          "bert/pooler/dense/bias", [32], use_resource=False)
+      with pytest.raises(AssertionError, match="enable_resource_variables"):
+        modeling.get_assignment_map_from_checkpoint(
+            [var], tiny_model.init_checkpoint)

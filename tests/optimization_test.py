@@ -1,0 +1,175 @@
+"""Tests of optimization.py against NumPy and by property."""
+
+import inspect
+import logging
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import optimization
+
+
+def expected_rate(step, peak, steps, warmup):
+  """The schedule in plain numbers."""
+  if step < warmup:
+    return peak * step / warmup
+  return peak * (1 - min(step, steps) / steps)
+
+
+class LearningRateTest:
+
+  @settings(max_examples=25, deadline=None)
+  @given(st.floats(1e-6, 1e-2), st.integers(1, 3000), st.floats(0, 0.9),
+         st.data())
+  def test_warm_up_then_linear_decay(self, peak, steps, share, data):
+    warmup = int(steps * share)
+    wanted = data.draw(st.lists(
+        st.integers(0, steps + 50), min_size=1, max_size=4))
+    with tf.Graph().as_default():
+      global_step = tf.compat.v1.train.get_or_create_global_step()
+      rate = optimization._learning_rate(global_step, peak, steps, warmup)
+      with tf.compat.v1.Session() as session:
+        session.run(global_step.initializer)
+        for step in wanted:
+          global_step.load(step, session)
+          np.testing.assert_allclose(
+              session.run(rate), expected_rate(step, peak, steps, warmup),
+              rtol=1e-4, atol=peak * 1e-6)
+
+
+class CreateOptimizerTest:
+
+  def test_update_uses_the_rate_of_the_step_before_it_is_raised(self):
+    # Variable 0, slots m = v = 1, gradient clipped to 1: the variable becomes
+    # minus the rate. Many times, since a race shows now and then only.
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable("w_bias", [], initializer=tf.zeros_initializer())
+      op = optimization.create_optimizer(w * 1.0, 1e-2, 100, 10, False)
+      global_step = tf.compat.v1.train.get_global_step()
+      by_name = {v.op.name: v for v in tf.compat.v1.global_variables()}
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        for step in list(range(60)) * 3:
+          w.load(0.0, session)
+          by_name["w_bias/adam_m"].load(1.0, session)
+          by_name["w_bias/adam_v"].load(1.0, session)
+          global_step.load(step, session)
+          session.run(op)
+          np.testing.assert_allclose(
+              -session.run(w), expected_rate(step, 1e-2, 100, 10), rtol=1e-4,
+              atol=1e-9)
+          assert session.run(global_step) == step + 1
+
+  def test_estimator_sees_every_step_raised(self, tmp_path, caplog):
+    def model_fn(features, labels, mode):
+      w = tf.compat.v1.get_variable("w", [4])
+      loss = tf.reduce_sum(tf.square(w - features))
+      return tf.estimator.EstimatorSpec(
+          mode, loss=loss,
+          train_op=optimization.create_optimizer(loss, 1e-2, 60, 6, False))
+
+    estimator = tf.estimator.Estimator(
+        model_fn, config=tf.estimator.RunConfig(
+            str(tmp_path), log_step_count_steps=1, save_checkpoints_steps=7))
+    with caplog.at_level(logging.WARNING, logger="tensorflow"):
+      estimator.train(
+          lambda: tf.data.Dataset.from_tensors(tf.ones([4])).repeat(),
+          max_steps=60)
+    assert "has not been increased" not in caplog.text
+    assert tf.train.load_variable(
+        tf.train.latest_checkpoint(str(tmp_path)), "global_step") == 60
+
+  def test_gradients_are_clipped_to_norm_one(self):
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable("w_bias", [3], initializer=tf.zeros_initializer())
+      op = optimization.create_optimizer(
+          1000.0 * tf.reduce_sum(w), 1.0, 10, 0, False)
+      m = next(v for v in tf.compat.v1.global_variables()
+               if v.op.name == "w_bias/adam_m")
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(op)
+        np.testing.assert_allclose(
+            session.run(m), 0.1 / np.sqrt(3), rtol=1e-5)
+
+
+class AdamWeightDecayOptimizerTest:
+
+  def test_reaches_a_minimum(self):
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable(
+          "w", initializer=tf.constant([0.1, -0.2, -0.1]))
+      loss = tf.reduce_mean(tf.square(tf.constant([0.4, 0.2, -0.5]) - w))
+      optimizer = optimization.AdamWeightDecayOptimizer(learning_rate=0.2)
+      op = optimizer.apply_gradients(optimizer.compute_gradients(loss, [w]))
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        for _ in range(100):
+          session.run(op)
+        np.testing.assert_allclose(
+            session.run(w), [0.4, 0.2, -0.5], rtol=1e-2, atol=1e-2)
+
+  def test_steps_equal_numpy(self):
+    rng = np.random.RandomState(7)
+    start = rng.normal(size=[6, 3])
+    gradients = rng.normal(size=[5, 6, 3]) * 10.0 ** rng.randint(
+        -8, 2, [5, 6, 3])
+    param, m, v = start.copy(), np.zeros_like(start), np.zeros_like(start)
+    for grad in gradients:
+      m = 0.9 * m + 0.1 * grad
+      v = 0.999 * v + 0.001 * grad ** 2
+      update = m / np.sqrt(v + 1e-6 ** 2) + 0.01 * param
+      param = param - 0.003 * update
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable(
+          "w", initializer=tf.constant(start, tf.float32))
+      fed = tf.compat.v1.placeholder(tf.float32, [6, 3])
+      op = optimization.AdamWeightDecayOptimizer(
+          0.003, weight_decay_rate=0.01).apply_gradients([(fed, w)])
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        for grad in gradients:
+          session.run(op, {fed: grad})
+        np.testing.assert_allclose(session.run(w), param, atol=1e-5)
+
+  @given(st.floats(1e-12, 1e3), st.floats(1e-12, 1e3))
+  def test_update_is_at_most_sqrt_two_times_the_published_form(self, m, s):
+    # s = sqrt(v); the form of the paper divides by s + eps.
+    ratio = (m / np.sqrt(s * s + 1e-12)) / (m / (s + 1e-6))
+    assert 1 - 1e-9 <= ratio <= np.sqrt(2) + 1e-9
+
+  @given(st.text("abcdefgLNormybis_/", max_size=20))
+  def test_names_that_do_not_decay(self, name):
+    optimizer = optimization.AdamWeightDecayOptimizer(
+        0.1, weight_decay_rate=0.01,
+        exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"])
+    excluded = any(x in name for x in ("LayerNorm", "layer_norm", "bias"))
+    assert optimizer._do_use_weight_decay(name) == (not excluded)
+    assert optimizer._get_variable_name(name + ":0") == name
+
+  def test_variable_without_gradient_gets_no_slots(self):
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable("w", [2])
+      optimization.AdamWeightDecayOptimizer(0.1).apply_gradients([(None, w)])
+      assert [v.op.name for v in tf.compat.v1.global_variables()] == ["w"]
+
+  @pytest.mark.parametrize("name, value", [
+      ("gate_gradients", 0), ("aggregation_method", 1),
+      ("colocate_gradients_with_ops", True), ("grad_loss", 1.0)])
+  def test_what_is_not_supported_is_asserted(self, name, value):
+    with tf.Graph().as_default():
+      w = tf.compat.v1.get_variable("w", [2])
+      with pytest.raises(AssertionError):
+        optimization.AdamWeightDecayOptimizer(0.1).compute_gradients(
+            tf.reduce_sum(w), [w], **{name: value})
+
+  def test_compute_gradients_has_habanas_signature(self):
+    parameters = inspect.signature(
+        optimization.AdamWeightDecayOptimizer.compute_gradients).parameters
+    assert list(parameters) == [
+        "self", "loss", "var_list", "gate_gradients", "aggregation_method",
+        "colocate_gradients_with_ops", "grad_loss"]
