@@ -802,8 +802,9 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   Source: upstream symbol; see CHANGES.
   """
 
-  def model_fn(features, labels, mode, params):  # pylint: disable=unused-argument
-    """See the builder."""
+  def model_fn(features, labels, mode, params):
+    """See the builder; labels and params are not used."""
+    del labels, params
     is_training = mode == tf.estimator.ModeKeys.TRAIN
     label_ids = features["label_ids"]
     is_real_example = tf.cast(

@@ -37,12 +37,13 @@ _NAMES = [
      r"bert/embeddings/\1_embeddings", ""),
     (r"embeddings\.LayerNorm\.(gamma|beta)",
      r"bert/embeddings/LayerNorm/\1", ""),
-    (r"encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)\.(kernel|bias)",
-     r"bert/encoder/layer_\1/attention/self/\2/\3", "T"),
+    (r"encoder\.layer\.(\d+)\.attention\.self\.(query|key|value)"
+     r"\.(kernel|bias)", r"bert/encoder/layer_\1/attention/self/\2/\3", "T"),
     (r"encoder\.layer\.(\d+)\.(attention\.output|intermediate|output)"
      r"\.dense\.(kernel|bias)", r"bert/encoder/layer_\1/\2/dense/\3", "T"),
     (r"encoder\.layer\.(\d+)\.(attention\.output|output)"
-     r"\.LayerNorm\.(gamma|beta)", r"bert/encoder/layer_\1/\2/LayerNorm/\3", ""),
+     r"\.LayerNorm\.(gamma|beta)", r"bert/encoder/layer_\1/\2/LayerNorm/\3",
+     ""),
     (r"pooler\.dense\.(kernel|bias)", r"bert/pooler/dense/\1", "T"),
     (r"cls\.predictions\.bias", r"cls/predictions/output_bias", ""),
     (r"cls\.predictions\.transform\.dense\.(kernel|bias)",

@@ -162,7 +162,8 @@ def _show(data_dir, output_dir, before, after, seconds):
       print("  " + " " * 16 + "".join(f"{x:>16s}" for x in found["labels"]))
       for label, row in zip(found["labels"], found["confusion_matrix"]):
         print(f"  {label:>16s}" + "".join(f"{count:16d}" for count in row))
-  _say(f"Finished in {estimator_helpers.duration(seconds)}. {output_dir} holds:")
+  _say(f"Finished in {estimator_helpers.duration(seconds)}. {output_dir} "
+       f"holds:")
   for name, what in (
       ("model.ckpt-*", "checkpoints, for --init_checkpoint"),
       ("eval_results.txt", "dev scores as upstream writes them"),

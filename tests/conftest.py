@@ -22,7 +22,7 @@ from demo import checkpoints
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = ("the a film book hotel was is very quite not and but good great bad "
+WORDS = ("the film book hotel was is very quite not and but good great bad "
          "awful lovely dull plot food room staff").split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
 TINY_CONFIG = dict(

@@ -1,0 +1,153 @@
+"""Tests of demo/horovod_helpers.py, the last ones with real ranks."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+import tensorflow as tf
+
+from demo import horovod_helpers
+from tests import conftest
+
+
+class ExampleSliceTest:
+
+  @given(st.integers(0, 50), st.integers(1, 9))
+  def test_slices_partition_the_examples(self, total, size):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(horovod_helpers, "hvd_size", lambda: size)
+      slices = []
+      for rank in range(size):
+        patch.setattr(horovod_helpers, "hvd_rank", lambda r=rank: r)
+        slices.append(horovod_helpers.example_slice(total))
+    assert [i for start, end in slices for i in range(start, end)] == list(
+        range(total))
+    lengths = [end - start for start, end in slices]
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+class ConditionEnvVarTest:
+
+  @pytest.mark.parametrize("word, expected", [
+      ("1", True), ("True", True), ("ENABLED", True), ("y", True),
+      ("0", False), ("no", False), ("Disable", False), ("f", False)])
+  def test_words(self, word, expected, monkeypatch):
+    monkeypatch.setenv("X_TEST", word)
+    assert horovod_helpers.condition_env_var("X_TEST") is expected
+
+  def test_default_and_other_words(self, monkeypatch):
+    monkeypatch.delenv("X_TEST", raising=False)
+    assert horovod_helpers.condition_env_var("X_TEST", default=True) is True
+    for word in ("", "maybe"):
+      monkeypatch.setenv("X_TEST", word)
+      with pytest.raises(ValueError, match=f"X_TEST={word} "):
+        horovod_helpers.condition_env_var("X_TEST")
+
+
+class SessionConfigTest:
+
+  def test_scoped_allocator_is_on_for_allreduce(self, monkeypatch):
+    monkeypatch.delenv("TF_DISABLE_SCOPED_ALLOCATOR", raising=False)
+    config = horovod_helpers.session_config()
+    rewrite = config.graph_options.rewrite_options
+    assert rewrite.scoped_allocator_optimization == 1  # RewriterConfig.ON
+    assert list(rewrite.scoped_allocator_opts.enable_op) == [
+        "HorovodAllreduce"]
+    assert config.allow_soft_placement
+
+  def test_can_be_turned_off(self, monkeypatch):
+    monkeypatch.setenv("TF_DISABLE_SCOPED_ALLOCATOR", "true")
+    assert horovod_helpers.session_config() is None
+
+
+class OneProcessTest:
+
+  def test_is_rank_zero_of_one(self):
+    assert not horovod_helpers.horovod_enabled()
+    assert horovod_helpers.hvd_size() == horovod_helpers.hvd_local_size() == 1
+    assert horovod_helpers.hvd_rank() == horovod_helpers.hvd_local_rank() == 0
+    assert horovod_helpers.is_chief()
+    assert horovod_helpers.record_file("a/train.tf_record") == (
+        "a/train.tf_record")
+    assert horovod_helpers.server_record_files("t") == ["t"]
+    assert horovod_helpers.training_hooks() == []
+    horovod_helpers.barrier()
+
+  def test_importing_the_scripts_does_not_import_horovod(self):
+    code = ("import sys, run_classifier; from absl import flags; "
+            "print([m for m in sys.modules if m.startswith('horovod')], "
+            "'task_name' in flags.FLAGS)")
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=conftest.PROJECT, check=True,
+        stdout=subprocess.PIPE, text=True)
+    assert run.stdout.strip() == "[] False"
+
+  def test_dunder_names_start_nothing(self):
+    with pytest.raises(AttributeError):
+      horovod_helpers.hvd.__wrapped__
+    assert not horovod_helpers.hvd.is_loaded
+
+  @pytest.mark.parametrize("variables, place", [
+      ({}, (1, 0, 1, 0)),
+      ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+       (8, 5, 4, 1)),
+      ({"HOROVOD_SIZE": "2", "HOROVOD_RANK": "1", "HOROVOD_LOCAL_SIZE": "2",
+        "HOROVOD_LOCAL_RANK": "1"}, (2, 1, 2, 1))])
+  def test_place_by_the_launchers_variables(
+      self, variables, place, monkeypatch):
+    for names in horovod_helpers._PLACE_VARIABLES.values():
+      for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+      monkeypatch.setenv(name, value)
+    assert place == (
+        horovod_helpers.comm_size(), horovod_helpers.comm_rank(),
+        horovod_helpers.comm_local_size(), horovod_helpers.comm_local_rank())
+
+
+@pytest.mark.slow
+class HorovodMissingTest:
+
+  def test_says_how_to_install_it(self, tiny_model, sst2_dir, tmp_path):
+    (tmp_path / "horovod.py").write_text("raise ImportError('none here')\n")
+    run = conftest.run_script(
+        "run_classifier.py", "--task_name=sst2", "--do_train",
+        f"--data_dir={sst2_dir}", f"--output_dir={tmp_path}/out",
+        "--use_horovod", "--cpu_only", *tiny_model.flags(),
+        env={"PYTHONPATH": f"{tmp_path}:{conftest.PROJECT}"})
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert "pip install --no-build-isolation horovod==0.28.1" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+class TwoRanksTest:
+
+  def test_classifier_trains_on_two_ranks(
+      self, tiny_model, sst2_dir, tmp_path):
+    output_dir = tmp_path / "out"
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"]
+    run = conftest.run_script(
+        "run_classifier.py", "--task_name=sst2", "--do_train", "--do_eval",
+        f"--data_dir={sst2_dir}", f"--output_dir={output_dir}", "--cpu_only",
+        "--train_batch_size=8", "--learning_rate=1e-3", "--random_seed=1",
+        "--num_train_epochs=4", "--detailed_results", *tiny_model.flags(),
+        launcher=mpirun)
+    assert run.returncode == 0, run.stdout
+    assert "Started as one of 2 processes: Horovod is switched on" in run.stdout
+    assert re.search(r"Learning rate 0.002: --learning_rate=0.001 times 2",
+                     run.stdout)
+    metrics = json.loads((output_dir / "eval_metrics.json").read_text())
+    assert metrics["global_step"] == 64  # 256 * 4 / 8 / 2
+    rows = [sum(1 for _ in tf.data.TFRecordDataset(
+        str(output_dir / f"train.tf_record_{rank}"))) for rank in (0, 1)]
+    assert rows == [128, 128]
+    assert not (output_dir / "train.tf_record").exists()
+    assert run.stdout.count("***** Eval results *****") == 1

@@ -1,0 +1,364 @@
+"""Whole runs of run_classifier.py by command line, on a tiny model."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import conftest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = "run_classifier.py"
+TRAINING = ["--train_batch_size=16", "--learning_rate=2e-3", "--cpu_only"]
+
+
+def events(folder):
+  """tag -> [(step, value)] of a folder's TensorBoard files."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).glob("events.out.tfevents.*")):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append(
+            (event.step, value.simple_value))
+  return found
+
+
+def eval_results(folder):
+  return dict(line.split(" = ") for line in (
+      pathlib.Path(folder) / "eval_results.txt").read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, sst2_dir, tmp_path_factory):
+  """Output folder and log of train, eval and predict in one command."""
+  output_dir = tmp_path_factory.mktemp("runs") / "trained"
+  run = conftest.run_script(
+      SCRIPT, "--task_name=SST-2", f"--data_dir={sst2_dir}",
+      f"--output_dir={output_dir}", "--do_train", "--do_eval", "--do_predict",
+      "--num_train_epochs=8", "--log_steps=20", "--random_seed=5",
+      "--detailed_results", "--predict_batch_size=8", *TRAINING,
+      *tiny_model.flags())
+  assert run.returncode == 0, run.stdout
+  return output_dir, run.stdout
+
+
+class TrainedTest:
+
+  def test_model_learns(self, trained):
+    metrics = json.loads((trained[0] / "eval_metrics.json").read_text())
+    assert metrics["task"] == "sst2" and metrics["global_step"] == 128
+    dev = metrics["sets"]["dev"]
+    assert dev["examples"] == 50 and dev["scores"]["accuracy"] > 0.8
+    assert np.sum(dev["confusion_matrix"]) == 50
+    assert sum(c["examples"] for c in dev["per_class"].values()) == 50
+
+  def test_eval_results_have_upstreams_form(self, trained):
+    found = eval_results(trained[0])
+    assert list(found) == ["eval_accuracy", "eval_loss", "global_step", "loss"]
+    assert found["global_step"] == "128"
+
+  def test_one_prediction_per_test_row(self, trained):
+    rows = [line.split("\t") for line in (
+        trained[0] / "test_results.tsv").read_text().splitlines()]
+    assert len(rows) == 21 and all(len(row) == 2 for row in rows)
+    lines = (trained[0] / "predictions.tsv").read_text().splitlines()
+    assert lines[0] == "index\tid\tlabel\tprobability_0\tprobability_1"
+    for i, (line, row) in enumerate(zip(lines[1:], rows)):
+      index, guid, label, *probabilities = line.split("\t")
+      assert (index, guid) == (str(i), f"test-{i + 1}")
+      assert probabilities == row
+      assert label == str(int(np.argmax(np.array(row, float))))
+
+  def test_progress_is_shown(self, trained):
+    line = re.search(
+        r"step 100/128 \(78 %\)  loss [\d.]+  learning rate [\d.e-]+  "
+        r"[\d.]+ examples/s  remaining \d+", trained[1])
+    assert line, trained[1]
+    assert "fresh: output_bias, output_weights; not used: none" in trained[1]
+    assert "deprecated" not in trained[1] and "Traceback" not in trained[1]
+
+  def test_tensorboard_has_the_curves(self, trained):
+    curves = events(trained[0])
+    for tag in ("loss", "learning_rate", "examples/sec"):
+      assert len(curves[tag]) >= 4, tag
+    assert events(trained[0] / "eval")["eval_accuracy"][-1][0] == 128
+
+  def test_eval_and_predict_alone_give_the_same(
+      self, trained, tiny_model, sst2_dir):
+    before = {name: (trained[0] / name).read_text()
+              for name in ("eval_results.txt", "test_results.tsv")}
+    for what, name in (("--do_eval", "eval_results.txt"),
+                       ("--do_predict", "test_results.tsv")):
+      run = conftest.run_script(
+          SCRIPT, "--task_name=sst2", f"--data_dir={sst2_dir}", what,
+          f"--output_dir={trained[0]}", "--cpu_only",
+          *tiny_model.flags(init_checkpoint=None))
+      assert run.returncode == 0, run.stdout
+      assert (trained[0] / name).read_text() == before[name]
+
+  def test_training_again_says_that_all_is_done(
+      self, trained, tiny_model, sst2_dir):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={sst2_dir}", "--do_train",
+        "--num_train_epochs=8", f"--output_dir={trained[0]}", *TRAINING,
+        *tiny_model.flags())
+    assert run.returncode == 0, run.stdout
+    assert "has all 128 steps already" in run.stdout
+
+  def test_output_folder_of_another_model_is_refused(
+      self, trained, tiny_model, tmp_path):
+    (tmp_path / "train.tsv").write_text("a\tb\tc\n")
+    (tmp_path / "diagnostic.tsv").write_text(
+        "index\tsentence1\tsentence2\n0\ta\tb\n")
+    run = conftest.run_script(
+        SCRIPT, "--task_name=ax", f"--data_dir={tmp_path}", "--do_predict",
+        f"--output_dir={trained[0]}", "--cpu_only", *tiny_model.flags())
+    assert run.returncode == 1
+    assert "output_weights has shape [2, 32] there and [3, 32]" in run.stdout
+
+
+class SeedTest:
+
+  def run(self, tiny_model, sst2_dir, output_dir, seed):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={sst2_dir}", "--do_train",
+        "--do_eval", "--num_train_epochs=2", "--log_steps=1",
+        f"--random_seed={seed}", f"--output_dir={output_dir}", *TRAINING,
+        *tiny_model.flags())
+    assert run.returncode == 0, run.stdout
+    return events(output_dir)["loss"], eval_results(output_dir)
+
+  def test_same_seed_same_losses_and_scores(
+      self, tiny_model, sst2_dir, tmp_path):
+    first, again, other = (
+        self.run(tiny_model, sst2_dir, tmp_path / name, seed)
+        for name, seed in (("first", 7), ("again", 7), ("other", 8)))
+    assert first == again
+    assert first != other
+
+
+class KillTest:
+
+  def test_killed_training_goes_on_from_its_checkpoint(
+      self, tiny_model, sst2_dir, tmp_path):
+    command = [
+        sys.executable, str(conftest.PROJECT / SCRIPT), "--task_name=sst2",
+        f"--data_dir={sst2_dir}", f"--output_dir={tmp_path}", "--do_train",
+        "--do_eval", "--do_predict", "--num_train_epochs=60",
+        "--save_checkpoints_steps=100", "--log_steps=100", "--random_seed=1",
+        *TRAINING, *tiny_model.flags()]
+    log = tmp_path / "log.txt"
+    with open(log, "w", encoding="utf-8") as writer:
+      process = subprocess.Popen(command, stdout=writer, stderr=writer)
+      deadline = time.monotonic() + 300
+      while not list(tmp_path.glob("model.ckpt-2*.index")):
+        assert process.poll() is None and time.monotonic() < deadline, (
+            log.read_text())
+        time.sleep(0.05)
+      os.kill(process.pid, signal.SIGKILL)
+      process.wait()
+    assert not (tmp_path / "eval_results.txt").exists()
+    run = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False, timeout=600)
+    assert run.returncode == 0, run.stdout
+    assert int(re.search(r"Going on from step (\d+)", run.stdout)[1]) >= 200
+    assert eval_results(tmp_path)["global_step"] == "960"
+    assert len((tmp_path / "test_results.tsv").read_text().splitlines()) == 21
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+class TasksTest:
+
+  @pytest.mark.parametrize("task", ["stsb", "mnli"])
+  def test_regression_and_two_dev_sets(self, task, tiny_model, tmp_path):
+    rng = np.random.RandomState(1)
+    rows = conftest.sentiment_rows(48, 4)
+    if task == "stsb":
+      header, names = "index\tsentence1\tsentence2\tscore", [
+          "train", "dev", "test"]
+      lines = [f"{i}\t{a}\t{a}\t{rng.uniform(0, 5):.2f}"
+               for i, (a, _) in enumerate(rows)]
+    else:
+      header = "\t".join(["index"] + ["x"] * 7 + ["a", "b", "gold_label"])
+      names = ["train", "dev_matched", "dev_mismatched", "test_matched",
+               "test_mismatched"]
+      labels = ["contradiction", "entailment", "neutral"]
+      lines = ["\t".join([str(i)] + ["n/a"] * 7 + [a, a, labels[i % 3]])
+               for i, (a, _) in enumerate(rows)]
+    for name in names:
+      (tmp_path / f"{name}.tsv").write_text("\n".join([header] + lines) + "\n")
+    output_dir = tmp_path / "out"
+    run = conftest.run_script(
+        SCRIPT, f"--task_name={task}", f"--data_dir={tmp_path}", "--do_train",
+        "--do_eval", "--do_predict", "--num_train_epochs=1",
+        f"--output_dir={output_dir}", "--detailed_results", *TRAINING,
+        *tiny_model.flags())
+    assert run.returncode == 0, run.stdout
+    sets = json.loads((output_dir / "eval_metrics.json").read_text())["sets"]
+    results = eval_results(output_dir)
+    if task == "stsb":
+      assert set(sets["dev"]["scores"]) == {
+          "pearson", "spearman", "mean_squared_error"}
+      assert "eval_pearson" in results and "eval_accuracy" not in results
+      np.testing.assert_allclose(
+          float(results["eval_loss"]),
+          sets["dev"]["scores"]["mean_squared_error"], rtol=1e-4)
+      columns = 1
+    else:
+      assert sets["dev"] == sets["mismatched"]  # The files are the same.
+      assert (output_dir / "eval_results_mismatched.txt").exists()
+      assert len((output_dir / "predictions_mismatched.tsv").read_text()
+                 .splitlines()) == 49
+      columns = 3
+    rows = (output_dir / "test_results.tsv").read_text().splitlines()
+    assert len(rows) == 48
+    assert all(len(row.split("\t")) == columns for row in rows)
+
+
+def cut_short(path, folder):
+  """A copy of a checkpoint whose data lack their second half."""
+  for source in pathlib.Path(path).parent.glob("bert_model.ckpt.*"):
+    data = source.read_bytes()
+    if ".data-" in source.name:
+      data = data[:len(data) // 2]
+    (folder / source.name).write_bytes(data)
+  return folder / "bert_model.ckpt"
+
+
+def bad_input_cases():
+  """name -> (function of (model, data folder, folder) -> flags, message)."""
+  def data(**files):
+    def make(model, sst2_dir, folder):
+      for name in ("train.tsv", "dev.tsv", "test.tsv"):
+        content = files.get(name[:-4], (sst2_dir / name).read_bytes())
+        if content is not None:
+          (folder / name).write_bytes(content)
+      return [f"--data_dir={folder}"]
+    return make
+
+  def flag(**values):
+    return lambda model, sst2_dir, folder: [
+        f"--{name}={value}" for name, value in values.items()]
+
+  def config(**changes):
+    def make(model, sst2_dir, folder):
+      values = dict(model.config.to_dict(), **changes)
+      (folder / "config.json").write_text(json.dumps(values))
+      return [f"--bert_config_file={folder}/config.json"]
+    return make
+
+  def text_file(flag_name, content):
+    def make(model, sst2_dir, folder):
+      (folder / "file").write_bytes(content)
+      return [f"--{flag_name}={folder}/file"]
+    return make
+
+  def no_match(model, sst2_dir, folder):
+    from demo import checkpoints
+    checkpoints.save_checkpoint(
+        {"other/kernel": np.ones([2], np.float32)}, str(folder / "x.ckpt"))
+    return [f"--init_checkpoint={folder}/x.ckpt"]
+
+  return {
+      "missing folder": (flag(data_dir="/nowhere"),
+                         "/nowhere/train.tsv does not exist: --data_dir"),
+      "missing training file": (data(train=None), "train.tsv does not exist"),
+      "missing column": (data(train=b"text\tlabel\nfine\t1\n"),
+                         "train.tsv:1: no column 'sentence'"),
+      "wrong column count": (data(train=b"sentence\tlabel\nfine\t1\ndull\n"),
+                             "train.tsv:3: 1 column(s), at least 2"),
+      "blank line": (data(train=b"sentence\tlabel\n\nfine\t1\n"),
+                     "train.tsv:2: 0 column(s)"),
+      "unknown task": (flag(task_name="squad"), "--task_name=squad: unknown"),
+      "unknown label": (data(dev=b"sentence\tlabel\nfine\t1\ndull\t2\n"),
+                        "dev.tsv:3: label '2', expected one of 0, 1"),
+      "empty training file": (data(train=b""), "train.tsv:1: no column"),
+      "training file of a header": (data(train=b"sentence\tlabel\n"),
+                                    "holds no example"),
+      "not UTF-8": (data(train=b"sentence\tlabel\nfine\t1\ncaf\xe9\t1\n"),
+                    "train.tsv:3: not UTF-8: byte 0xe9 at column 4"),
+      "enormous field": (
+          data(train=b"sentence\tlabel\n" + b"x" * 200000 + b"\t1\n"),
+          "train.tsv:2: not a line of tab-separated values"),
+      "vocabulary too large": (config(vocab_size=50),
+                               "tokens, but the model has 50 embeddings"),
+      "checkpoint of another vocabulary": (
+          config(vocab_size=500), "bert/embeddings/word_embeddings has shape"),
+      "no vocabulary of BERT": (text_file("vocab_file", b"hello\nworld\n"),
+                                "has no [CLS]"),
+      "binary vocabulary": (text_file("vocab_file", b"a\n\xff\xfe\n"),
+                            "file:2: the vocabulary is not UTF-8"),
+      "missing vocabulary": (flag(vocab_file="/nowhere/vocab.txt"),
+                             "/nowhere/vocab.txt"),
+      "config is no JSON": (text_file("bert_config_file", b"{"),
+                            "is not JSON"),
+      "layers of another width": (
+          config(intermediate_size=48),
+          "does not fit this model: bert/encoder/layer_0/intermediate"),
+      "case of the checkpoint": (
+          flag(init_checkpoint="/m/cased_L-12_H-768_A-12/bert_model.ckpt"),
+          "--do_lower_case=False"),
+      "sequence too long": (flag(max_seq_length=65),
+                            "--max_seq_length=65: this model takes 3 to 64"),
+      "output folder not writable": (
+          flag(output_dir="/dev/null/out"), "--output_dir=/dev/null/out can't"),
+      "missing checkpoint": (flag(init_checkpoint="/nowhere/x.ckpt"),
+                             "there is no /nowhere/x.ckpt.index"),
+      "checkpoint cut short": (
+          lambda model, sst2_dir, folder: [
+              f"--init_checkpoint={cut_short(model.init_checkpoint, folder)}"],
+          "is damaged"),
+      "checkpoint without a match": (no_match, "has no variable of this model"),
+      "nothing to do": (flag(do_train="false"), "Nothing to do"),
+      "batch larger than the data": (flag(train_batch_size=1000),
+                                     "make less than one step"),
+      "batch of zero": (flag(eval_batch_size=0), "--eval_batch_size=0"),
+  }
+
+
+CASES = bad_input_cases()
+
+
+class BadInputTest:
+
+  @pytest.mark.parametrize("case", sorted(CASES))
+  def test_one_clear_line_and_earlier_results_intact(
+      self, case, tiny_model, sst2_dir, tmp_path):
+    make, message = CASES[case]
+    inputs, output_dir = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    output_dir.mkdir()
+    (output_dir / "eval_results.txt").write_text("earlier = 1\n")
+    (output_dir / "train.tf_record").write_text("earlier")
+    do_eval = ["--do_eval"] if case == "unknown label" else []
+    flags = ["--task_name=sst2", "--do_train", "--num_train_epochs=1",
+             f"--data_dir={sst2_dir}", f"--output_dir={output_dir}",
+             *TRAINING, *tiny_model.flags(), *do_eval]
+    run = conftest.run_script(
+        SCRIPT, *flags, *make(tiny_model, sst2_dir, inputs))
+    assert run.returncode == 1, run.stdout
+    assert "Traceback" not in run.stdout
+    errors = [line for line in run.stdout.splitlines()
+              if line.startswith("run_classifier.py: error: ")]
+    assert len(errors) == 1 and message in errors[0], run.stdout
+    assert (output_dir / "eval_results.txt").read_text() == "earlier = 1\n"
+    if case != "layers of another width":  # Found when the graph is built.
+      assert (output_dir / "train.tf_record").read_text() == "earlier"
+
+  def test_missing_flags_are_all_named(self):
+    run = conftest.run_script(SCRIPT)
+    assert run.returncode == 1
+    for name in ("data_dir", "task_name", "vocab_file", "bert_config_file",
+                 "output_dir"):
+      assert f"--{name} must have a value" in run.stdout
+    assert "Traceback" not in run.stdout

@@ -1,0 +1,333 @@
+"""Tests of run_classifier.py: processors, features and records, the model."""
+
+import hashlib
+
+from absl import logging
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import run_classifier
+import tokenization
+
+# Task -> files with a row each, as GLUE ships them, and what is read of them.
+PAIR = ("a", "b")
+GLUE_FILES = {
+    "cola": ({"train.tsv": "gj04\t1\t\tIt is.\n", "dev.tsv": "x\t0\t*\tIs it it.\n",
+              "test.tsv": "index\tsentence\n0\tIt was.\n"},
+             ("It is.", None, "1"), ("It was.", None)),
+    "sst2": ({"train.tsv": "sentence\tlabel\nfine \t1\n",
+              "dev.tsv": "sentence\tlabel\nfine \t0\n",
+              "test.tsv": "index\tsentence\n0\tdull\n"},
+             ("fine ", None, "1"), ("dull", None)),
+    "mrpc": ({name: "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+                    "1\t5\t6\ta\tb\n" for name in (
+                        "train.tsv", "dev.tsv", "test.tsv")},
+             ("a", "b", "1"), PAIR),
+    "stsb": ({"train.tsv": "index\tgenre\tfilename\tyear\told_index\tsource1\t"
+                           "source2\tsentence1\tsentence2\tscore\n"
+                           "0\tg\tf\t2012\t1\tn\tn\ta\tb\t3.800\n",
+              "dev.tsv": "index\tsentence1\tsentence2\tscore\n0\ta\tb\t5\n",
+              "test.tsv": "index\tsentence1\tsentence2\n0\ta\tb\n"},
+             ("a", "b", "3.800"), PAIR),
+    "qqp": ({"train.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+                          "7\t1\t2\ta\tb\t1\n8\t1\tcut in two\n",
+             "dev.tsv": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+                        "7\t1\t2\ta\tb\t0\n",
+             "test.tsv": "id\tquestion1\tquestion2\n0\ta\tb\n"},
+            ("a", "b", "1"), PAIR),
+    "qnli": ({"train.tsv": "index\tquestion\tsentence\tlabel\n"
+                           "0\ta\tb\tnot_entailment\n",
+              "dev.tsv": "index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n",
+              "test.tsv": "index\tquestion\tsentence\n0\ta\tb\n"},
+             ("a", "b", "not_entailment"), PAIR),
+    "rte": ({"train.tsv": "index\tsentence1\tsentence2\tlabel\n"
+                          "0\ta\tb\tentailment\n",
+             "dev.tsv": "index\tsentence1\tsentence2\tlabel\n"
+                        "0\ta\tb\tentailment\n",
+             "test.tsv": "index\tsentence1\tsentence2\n0\ta\tb\n"},
+            ("a", "b", "entailment"), PAIR),
+    "wnli": ({"train.tsv": "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t0\n",
+              "dev.tsv": "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n",
+              "test.tsv": "index\tsentence1\tsentence2\n0\ta\tb\n"},
+             ("a", "b", "0"), PAIR),
+    "ax": ({"diagnostic.tsv": "index\tsentence1\tsentence2\n0\ta\tb\n"},
+           None, PAIR),
+    "mnli": ({name: "\t".join(["index"] + ["x"] * 7 + ["sentence1", "sentence2",
+                                                       "label1", "gold_label"])
+                    + "\n31\t" + "\t".join(["n/a"] * 7 + ["a", "b", "neutral",
+                                                         "neutral"]) + "\n"
+              for name in ("train.tsv", "dev_matched.tsv", "test_matched.tsv")},
+             ("a", "b", "neutral"), PAIR),
+}
+
+
+def write_files(folder, files):
+  for name, text in files.items():
+    (folder / name).write_text(text, encoding="utf-8")
+  return str(folder)
+
+
+def make_examples(texts):
+  return [run_classifier.InputExample(f"dev-{i}", a, b, label)
+          for i, (a, b, label) in enumerate(texts)]
+
+
+class ProcessorTest:
+
+  @pytest.mark.parametrize("task", sorted(GLUE_FILES))
+  def test_reads_the_files_that_glue_ships(self, task, tmp_path):
+    files, train, test = GLUE_FILES[task]
+    data_dir = write_files(tmp_path, files)
+    processor = run_classifier.find_processor(task)[1]
+    if train:
+      (example,) = processor.get_train_examples(data_dir)
+      assert (example.text_a, example.text_b, example.label) == train
+      (dev,) = processor.get_dev_examples(data_dir)
+      run_classifier.check_labels([example, dev], processor.get_labels())
+    else:
+      with pytest.raises(NotImplementedError, match="--do_train"):
+        processor.get_train_examples(data_dir)
+    (example,) = processor.get_test_examples(data_dir)
+    assert (example.text_a, example.text_b) == test
+    run_classifier.check_labels([example], processor.get_labels())
+
+  @pytest.mark.parametrize("task", ["cola", "sst2", "stsb", "qqp", "rte"])
+  def test_test_file_with_labels_gives_the_same_texts(self, task, tmp_path):
+    files, train, _ = GLUE_FILES[task]
+    row = files["train.tsv"] if task != "qqp" else files["dev.tsv"]
+    data_dir = write_files(tmp_path, {"test.tsv": row})
+    (example,) = run_classifier.find_processor(task)[1].get_test_examples(
+        data_dir)
+    assert (example.text_a, example.text_b) == train[:2]
+
+  @pytest.mark.parametrize("name, task", [
+      ("MRPC", "mrpc"), ("SST-2", "sst2"), ("sst_2", "sst2"), ("CoLA", "cola"),
+      ("STS-B", "stsb"), ("diagnostic", "ax"), ("AX", "ax"), ("Xnli", "xnli")])
+  def test_names_in_any_spelling(self, name, task):
+    assert run_classifier.find_processor(name)[0] == task
+
+  def test_unknown_name_lists_the_known(self):
+    with pytest.raises(ValueError, match="--task_name=squad.*cola.*wnli"):
+      run_classifier.find_processor("squad")
+
+  def test_row_cut_in_two_is_passed_over_in_qqp_alone(self, tmp_path):
+    data_dir = write_files(tmp_path, {
+        "train.tsv": "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1\n1\ta\n"})
+    with pytest.raises(ValueError, match=r"train.tsv:3: 2 column\(s\)"):
+      run_classifier.WnliProcessor().get_train_examples(data_dir)
+
+  @pytest.mark.parametrize("task", [
+      "CoLA", "SST-2", "MRPC", "STS-B", "QQP", "QNLI", "RTE", "WNLI", "MNLI",
+      "diagnostic"])
+  def test_real_files_are_read_whole(self, task, shared):
+    folder = shared / "data" / "glue" / task
+    processor = run_classifier.find_processor(task)[1]
+    counted = 0
+    for name, read in (("train", processor.get_train_examples),
+                       ("dev", processor.get_dev_examples),
+                       ("test", processor.get_test_examples)):
+      file_name = getattr(processor, "files", {}).get(name, "")
+      if not (folder / file_name).is_file():
+        continue
+      with open(folder / file_name, "rb") as reader:
+        rows = len(reader.read().removesuffix(b"\n").split(b"\n"))
+      has_header = not (task == "CoLA" and name != "test")
+      examples = read(str(folder))
+      assert len(examples) == rows - has_header
+      run_classifier.check_labels(examples, processor.get_labels())
+      assert all(example.text_a for example in examples)
+      counted += 1
+    assert counted
+
+
+class CheckLabelsTest:
+
+  def test_unknown_label_is_named_with_its_line(self, tmp_path):
+    data_dir = write_files(tmp_path, {
+        "train.tsv": "sentence\tlabel\nfine\t1\ndull\tbad\n"})
+    examples = run_classifier.Sst2Processor().get_train_examples(data_dir)
+    with pytest.raises(ValueError, match=r"train.tsv:3: label 'bad'.* 0, 1"):
+      run_classifier.check_labels(examples, ["0", "1"])
+
+  @pytest.mark.parametrize("label", ["", "three", "nan", "inf"])
+  def test_regression_wants_a_finite_number(self, label):
+    with pytest.raises(ValueError, match="expected a number"):
+      run_classifier.check_labels(make_examples([("a", "b", label)]), [])
+
+
+class TruncateTest:
+
+  @given(st.lists(st.integers(), max_size=30), st.lists(st.integers(), max_size=30),
+         st.integers(0, 40))
+  def test_keeps_beginnings_and_takes_from_the_longer(self, a, b, length):
+    short_a, short_b = list(a), list(b)
+    run_classifier._truncate_seq_pair(short_a, short_b, length)
+    assert len(short_a) + len(short_b) == min(len(a) + len(b), length)
+    assert short_a == a[:len(short_a)] and short_b == b[:len(short_b)]
+    if len(short_a) < len(a) and len(short_b) < len(b):
+      assert abs(len(short_a) - len(short_b)) <= 1
+
+
+class ConvertSingleExampleTest:
+
+  @given(st.text("ab good", max_size=40), st.none() | st.text("cd bad", max_size=40),
+         st.integers(5, 24))
+  def test_layout(self, tiny_model, text_a, text_b, length):
+    tokenizer = self.tokenizer(tiny_model)
+    features = run_classifier.convert_single_example(
+        9, run_classifier.InputExample("x", text_a, text_b, "1"), ["0", "1"],
+        length, tokenizer)
+    assert (len(features.input_ids) == len(features.input_mask)
+            == len(features.segment_ids) == length)
+    used = sum(features.input_mask)
+    assert features.input_mask == [1] * used + [0] * (length - used)
+    tokens = tokenizer.convert_ids_to_tokens(features.input_ids[:used])
+    is_pair = bool(text_b and tokenizer.tokenize(text_b))
+    assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]"
+    assert tokens.count("[SEP]") == 1 + is_pair
+    first = tokens.index("[SEP]") + 1
+    assert features.segment_ids == (
+        [0] * first + [1] * (used - first) + [0] * (length - used))
+    assert features.label_id == 1
+
+  def test_padding_example_has_no_weight(self, tiny_model):
+    features = run_classifier.convert_single_example(
+        9, run_classifier.PaddingInputExample(), ["0"], 5,
+        self.tokenizer(tiny_model))
+    assert features.input_ids == [0] * 5 and not features.is_real_example
+
+  def test_unknown_label_is_refused(self, tiny_model):
+    with pytest.raises(ValueError, match="dev-0: label 'x'"):
+      run_classifier.convert_single_example(
+          0, make_examples([("a", None, "x")])[0], ["0"], 5,
+          self.tokenizer(tiny_model))
+
+  _tokenizers = {}
+
+  def tokenizer(self, model):
+    if model.vocab_file not in self._tokenizers:
+      self._tokenizers[model.vocab_file] = tokenization.FullTokenizer(
+          model.vocab_file)
+    return self._tokenizers[model.vocab_file]
+
+
+class RecordTest:
+
+  def read_back(self, path, batch_size, is_training, is_regression=False,
+                limit=100):
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(1)
+      dataset = run_classifier.file_based_input_fn_builder(
+          path, 8, is_training, False, is_regression)(
+              {"batch_size": batch_size})
+      batch = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()
+      found = []
+      with tf.compat.v1.Session() as session:
+        while len(found) < limit:
+          try:
+            found.append(session.run(batch))
+          except tf.errors.OutOfRangeError:
+            break
+    return {key: np.concatenate([b[key] for b in found]) for key in found[0]}
+
+  def write(self, tiny_model, folder, labels, label_list):
+    path = str(folder / "x.tf_record")
+    run_classifier.file_based_convert_examples_to_features(
+        make_examples([(f"a film {i}", None, label)
+                       for i, label in enumerate(labels)]),
+        label_list, 8, tokenization.FullTokenizer(tiny_model.vocab_file), path)
+    return path
+
+  def test_every_row_once_and_in_order(self, tiny_model, tmp_path):
+    path = self.write(tiny_model, tmp_path, list("0110101"), ["0", "1"])
+    back = self.read_back(path, 3, is_training=False)
+    assert back["label_ids"].tolist() == [0, 1, 1, 0, 1, 0, 1]
+    assert back["label_ids"].dtype == np.int32
+    assert [x.name for x in tmp_path.iterdir()] == ["x.tf_record"]
+
+  def test_regression_keeps_fractions(self, tiny_model, tmp_path):
+    path = self.write(tiny_model, tmp_path, ["0.25", "3.8"], [])
+    back = self.read_back(path, 2, is_training=False, is_regression=True)
+    np.testing.assert_allclose(back["label_ids"], [0.25, 3.8], rtol=1e-6)
+
+  def test_training_repeats_and_shuffles(self, tiny_model, tmp_path):
+    path = self.write(tiny_model, tmp_path, list("0110101") * 5, ["0", "1"])
+    back = self.read_back(path, 7, is_training=True, limit=20)
+    rows = [tuple(row) for row in back["input_ids"]]
+    assert len(rows) == 140 and rows[:35] != sorted(rows[:35])
+    counts = {row: rows.count(row) for row in set(rows)}
+    assert min(counts.values()) >= 1
+
+  def test_interrupted_writing_leaves_the_earlier_file(
+      self, tiny_model, tmp_path):
+    path = self.write(tiny_model, tmp_path, ["0", "1"], ["0", "1"])
+    before = open(path, "rb").read()
+    with pytest.raises(ValueError):
+      self.write(tiny_model, tmp_path, ["0", "unknown"], ["0", "1"])
+    assert open(path, "rb").read() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["x.tf_record"]
+
+  @pytest.mark.parametrize("name, count, digest", [
+      ("train", 3668,
+       "3ef8f5552da7c62244c966212de8da36ab7693fa08b41a1085ee495df2c3451d"),
+      ("dev", 408,
+       "c44106d5e5b2878c9c7a6a9abc9a59e2a2382f847cdef5c1e1934dd904886802")])
+  def test_real_mrpc_gives_upstreams_records(
+      self, name, count, digest, shared, tmp_path):
+    processor = run_classifier.MrpcProcessor()
+    folder = str(shared / "data" / "glue" / "MRPC")
+    examples = getattr(processor, f"get_{name}_examples")(folder)
+    path = str(tmp_path / "x.tf_record")
+    run_classifier.file_based_convert_examples_to_features(
+        examples, processor.get_labels(), 64, tokenization.FullTokenizer(
+            str(shared / "conformance" / "vocab.txt")), path)
+    hasher, rows = hashlib.sha256(), 0
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+      features = tf.train.Example.FromString(record).features.feature
+      for key in sorted(features):
+        values = ",".join(map(str, features[key].int64_list.value))
+        hasher.update(f"{key}:{values}\n".encode())
+      rows += 1
+    assert (rows, hasher.hexdigest()) == (count, digest)
+
+
+class CreateModelTest:
+
+  def outputs(self, config, is_training, **kwargs):
+    ids = tf.constant(np.arange(12).reshape(3, 4) % config.vocab_size, tf.int32)
+    return run_classifier.create_model(
+        config, is_training, ids, tf.ones_like(ids), tf.zeros_like(ids),
+        **kwargs, use_one_hot_embeddings=False)
+
+  def run_twice(self, build):
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(1)
+      fetches = build()
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        return session.run(fetches), session.run(fetches)
+
+  def test_regression_loss_is_the_squared_error(self, tiny_model):
+    labels = np.array([0.5, 2.0, 5.0], np.float32)
+    (loss, each, logits, values), _ = self.run_twice(lambda: self.outputs(
+        tiny_model.config, False, labels=tf.constant(labels), num_labels=1,
+        is_regression=True))
+    np.testing.assert_allclose(each, (logits[:, 0] - labels) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(loss, each.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(values, logits)
+
+  @pytest.mark.parametrize("rate, is_random", [(0.0, False), (0.5, True)])
+  def test_dropout_before_logits(self, tiny_model, rate, is_random):
+    config = type(tiny_model.config).from_dict(dict(
+        tiny_model.config.to_dict(), hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0))
+    first, second = self.run_twice(lambda: self.outputs(
+        config, True, labels=tf.constant([0, 1, 1]), num_labels=2,
+        dropout_before_logits=rate))
+    assert (first[2] != second[2]).any() == is_random
+
+
+logging.set_verbosity(logging.ERROR)

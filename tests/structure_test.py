@@ -1,0 +1,137 @@
+"""The house: what upstream defines is there in its order, who imports whom,
+and no name of TensorFlow 1 is left."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from tests import conftest
+
+PROJECT = conftest.PROJECT
+# File or folder -> what it may import of this project.
+MAY_IMPORT = {
+    "tokenization.py": set(),
+    "modeling.py": set(),
+    "optimization.py": {"demo.horovod_helpers"},
+    "run_classifier.py": {
+        "tokenization", "modeling", "optimization", "demo.horovod_helpers",
+        "demo.estimator_helpers", "demo.script_helpers", "demo.metrics",
+        "habana"},
+    "demo/horovod_helpers.py": {"habana"},
+    "demo/script_helpers.py": set(),
+    "demo/estimator_helpers.py": {
+        "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/metrics.py": set(),
+    "habana": {"habana"},
+}
+# Arrows go down this list: a script may import a *_helpers, no tool.
+TOOLS = {"demo.checkpoints", "demo.quickstart"}
+TF1_NAMES = re.compile(
+    r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
+    r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
+    r"truncated_normal_initializer|parse_single_example)\b|keep_prob=|"
+    r"\.shape\[[^]]*\]\.value")
+
+
+def source_files():
+  return sorted(
+      path for path in [*PROJECT.glob("*.py"), *PROJECT.glob("demo/*.py"),
+                        *PROJECT.glob("habana/*.py")])
+
+
+def own_imports(path):
+  """Modules of this project that a file imports."""
+  own = {p.stem for p in PROJECT.glob("*.py")} | {"demo", "habana", "tests"}
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names = ([f"demo.{alias.name}" for alias in node.names]
+               if node.module == "demo" else [node.module])
+    else:
+      continue
+    found.update(name for name in names if name.split(".")[0] in own)
+  return found
+
+
+class ImportArrowsTest:
+
+  @pytest.mark.parametrize("place", sorted(MAY_IMPORT))
+  def test_arrows_go_down(self, place):
+    path = PROJECT / place
+    for file in [path] if path.is_file() else sorted(path.glob("*.py")):
+      found = {"habana" if name.startswith("habana") else name
+               for name in own_imports(file)}
+      assert found <= MAY_IMPORT[place], file
+
+  def test_no_script_imports_a_tool_and_none_the_tests(self):
+    for path in source_files():
+      module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+      found = own_imports(path)
+      assert not any(name.startswith("tests") for name in found), path
+      if module not in TOOLS:
+        assert not found & TOOLS, path
+
+
+class SourceTest:
+
+  @pytest.mark.parametrize(
+      "path", source_files(), ids=lambda p: str(p.relative_to(PROJECT)))
+  def test_no_names_of_tensorflow_1_and_lines_of_80(self, path):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8").splitlines(), 1):
+      code = line.split("#")[0]
+      assert not TF1_NAMES.search(code), f"{path}:{number}: {line}"
+      assert len(line) <= 80, f"{path}:{number}"
+
+
+class InterfaceTest:
+
+  def modules(self, shared):
+    text = (shared / "conformance" / "interface.json").read_text()
+    return {name: module for name, module in json.loads(text)["modules"].items()
+            if (PROJECT / f"{name}.py").exists()}
+
+  def test_definitions_are_in_upstreams_order(self, shared):
+    modules = self.modules(shared)
+    assert modules
+    for name, module in modules.items():
+      tree = ast.parse((PROJECT / f"{name}.py").read_text(encoding="utf-8"))
+      ours = [node.name for node in tree.body
+              if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+      wanted = [definition["name"] for definition in module["definitions"]]
+      assert [x for x in ours if x in wanted] == wanted, name
+
+  def test_methods_are_in_upstreams_order(self, shared):
+    for name, module in self.modules(shared).items():
+      tree = ast.parse((PROJECT / f"{name}.py").read_text(encoding="utf-8"))
+      classes = {node.name: [m.name for m in node.body
+                             if isinstance(m, ast.FunctionDef)]
+                 for node in tree.body if isinstance(node, ast.ClassDef)}
+      for definition in module["definitions"]:
+        wanted = [m["name"] for m in definition.get("methods", [])]
+        ours = classes.get(definition["name"], [])
+        here = [x for x in ours if x in wanted]
+        assert here == [x for x in wanted if x in here], definition["name"]
+
+  def test_changes_name_every_symbol_that_says_see_changes(self):
+    changes = (PROJECT / "CHANGES.md").read_text(encoding="utf-8")
+    for path in source_files():
+      for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+          text = ast.get_docstring(node) or ""
+          if re.search(r"see\s+CHANGES", text, re.I):
+            assert re.search(rf"^### .*\b{node.name}\b", changes, re.M), (
+                f"{path.name}: {node.name}")
+
+
+class ImportTest:
+
+  def test_no_flag_is_defined_by_importing(self):
+    for path in source_files():
+      for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+          assert "DEFINE" not in ast.unparse(node.value.func), path
