@@ -933,7 +933,7 @@ def main(_):
           bert_config.vocab_size, bert_config.hidden_size],
       "output_weights": [num_labels, bert_config.hidden_size]})
   if FLAGS.init_checkpoint:
-    estimator_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
+    _check_init_checkpoint(bert_config, num_labels)
   elif not FLAGS.do_train and not trained:
     raise ValueError(
         f"There is no model to evaluate: --output_dir={FLAGS.output_dir} has "
@@ -989,6 +989,16 @@ def _check_flags(bert_config):
                "save_checkpoints_steps"):
     if FLAGS[name].value < 1:
       raise ValueError(f"--{name}={FLAGS[name].value} has to be 1 or more.")
+
+
+def _check_init_checkpoint(bert_config, num_labels):
+  """Refuses a checkpoint that doesn't fit, before the data are converted."""
+  estimator_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
+  with tf.Graph().as_default():
+    ids = tf.zeros([1, 2], tf.int32)
+    create_model(bert_config, False, ids, ids, ids, tf.zeros([1], tf.int32),
+                 num_labels, False)
+    _warm_start(FLAGS.init_checkpoint, use_tpu=False)
 
 
 def _load_tokenizer(bert_config):

@@ -18,6 +18,9 @@ _EVAL_OUTPUTS = "eval_outputs/"
 WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
 POSITION_EMBEDDINGS = "bert/embeddings/position_embeddings"
 
+# TensorFlow's checkpoint reader turns its errors into Python's, not always.
+_READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
 
 def run_config(flag_values, keep_checkpoint_max=5):
   """The RunConfig of a script.
@@ -119,7 +122,7 @@ def check_checkpoint(init_checkpoint, bert_config):
   for name in sorted(shapes):
     try:
       reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError) as error:
+    except _READ_ERRORS as error:
       raise ValueError(
           f"--init_checkpoint={init_checkpoint} is damaged: {name} can't be "
           f"read ({_first_line(error)}). Copy or download it again.") from error
@@ -168,7 +171,7 @@ def checkpoint_step(path):
 def _open_checkpoint(path, what):
   try:
     return tf.train.load_checkpoint(path)
-  except (tf.errors.OpError, ValueError, RuntimeError) as error:
+  except _READ_ERRORS as error:
     if not tf.io.gfile.glob(path + ".index"):
       message = (f"{what} {path}: there is no {path}.index. Give the prefix "
                  f"of a TensorFlow checkpoint, such as "

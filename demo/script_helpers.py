@@ -23,7 +23,8 @@ _FILE_ERRORS = (
 # TensorFlow's warnings that no user can do anything about. The Estimator is
 # deprecated and the reason why versions are pinned.
 _NOISE = ("Instructions for updating", "is deprecated. Please use",
-          "includes params argument, but params are not passed")
+          "includes params argument, but params are not passed",
+          "Reraising captured error")
 
 
 def define_model_flags(max_seq_length):
