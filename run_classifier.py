@@ -1074,16 +1074,20 @@ def _train(estimator, train_examples, label_list, tokenizer, num_train_steps):
   logging.info("  Batch size = %d per rank, %d in total",
                FLAGS.train_batch_size, FLAGS.train_batch_size * size)
   logging.info("  Num steps = %d", num_train_steps)
+  # Rank 0's word counts: were one rank to train and another not, they would
+  # wait for each other.
+  if horovod_helpers.chief_value(estimator_helpers.steps_done(
+      FLAGS.output_dir)) >= num_train_steps:
+    logging.warning(
+        "The newest checkpoint in %s has all %d steps already: nothing is "
+        "trained. Give a new run another --output_dir.", FLAGS.output_dir,
+        num_train_steps)
+    return
   hooks = horovod_helpers.training_hooks()
   if horovod_helpers.is_chief():
     hooks.append(estimator_helpers.ProgressHook(
         num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
         optimization.LEARNING_RATE))
-    done = estimator_helpers.latest_checkpoint(FLAGS.output_dir)
-    if done and estimator_helpers.checkpoint_step(done) >= num_train_steps:
-      logging.warning(
-          "%s has all %d steps already: nothing is trained. Give a new run "
-          "another --output_dir.", done, num_train_steps)
   estimator.train(
       input_fn=file_based_input_fn_builder(
           input_file=horovod_helpers.server_record_files(train_file),

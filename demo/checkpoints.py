@@ -182,7 +182,8 @@ def from_hf(source_path, output_folder, accept_erf_gelu=False):
         "The model's gelu is the erf form, the scripts compute the tanh form: "
         "the last hidden states move by up to %.1e (random token ids).", moved)
 
-  temporary = f"{output_folder.rstrip('/')}.tmp{os.getpid()}"
+  temporary = f"{output_folder.rstrip('/')}.tmp"
+  shutil.rmtree(temporary, ignore_errors=True)
   os.makedirs(temporary)
   try:
     save_checkpoint(variables, os.path.join(temporary, "bert_model.ckpt"))

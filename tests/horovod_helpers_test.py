@@ -141,7 +141,8 @@ class TwoRanksTest:
         "--num_train_epochs=4", "--detailed_results", *tiny_model.flags(),
         launcher=mpirun)
     assert run.returncode == 0, run.stdout
-    assert "Started as one of 2 processes: Horovod is switched on" in run.stdout
+    assert "Horovod runs 2 rank(s), 2 on this server: switched" in run.stdout
+    assert run.stdout.count("***** Running training *****") == 1
     assert re.search(r"Learning rate 0.002: --learning_rate=0.001 times 2",
                      run.stdout)
     metrics = json.loads((output_dir / "eval_metrics.json").read_text())
