@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 PYTHON_BIN := .venv/bin/python
 export TF PYTHON
+# TensorFlow's C++ notes on the processor say nothing about a run.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: setup demo test test-fast bench lint clean
 

@@ -298,11 +298,14 @@ class ProgressHook(tf.estimator.SessionRunHook):
     remaining = self._num_train_steps - self._step
     now = time.monotonic()
     seconds = (now - self._last_time) / max(self._step - self._last_step, 1)
-    logging.info(
-        "step %d/%d (%.0f %%)  loss %.4f  learning rate %.3g  %s  "
-        "remaining %s", self._step, self._num_train_steps,
-        100.0 * self._step / self._num_train_steps, np.mean(self._losses),
-        rate, self._throughput(), duration(remaining * seconds))
+    line = (f"step {self._step}/{self._num_train_steps} "
+            f"({100.0 * self._step / self._num_train_steps:.0f} %)  "
+            f"loss {np.mean(self._losses):.4f}  learning rate {rate:.3g}")
+    # The first step also prepares the graph, so its speed means nothing.
+    if self._step > self._first_step:
+      line += (f"  {self._throughput()}  remaining "
+               f"{duration(remaining * seconds)}")
+    logging.info("%s", line)
     self._losses = []
     self._last_time, self._last_step = now, self._step
 

@@ -49,9 +49,8 @@ def load_habana_module():
   folder = find_library_folder()
   if folder is None:
     logging.info(
-        "No Gaudi device library on this machine, so TensorFlow uses its own "
-        "devices (no %s package; %s in none of: %s).",
-        PACKAGE, " and ".join(LIBRARIES), ", ".join(search_folders()))
+        "No Gaudi device here (no %s package; no %s in %s): TensorFlow uses "
+        "its own devices.", PACKAGE, LIBRARIES[1], ", ".join(search_folders()))
     return False
   for name in LIBRARIES:
     path = os.path.join(folder, name)
