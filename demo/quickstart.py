@@ -52,8 +52,8 @@ def init_quickstart_flags():
 def main(_):
   """Weights, scores before, training, scores after."""
   start = time.monotonic()
-  os.chdir(script_helpers.PROJECT_FOLDER)
   data_dir = _data_dir()
+  os.chdir(script_helpers.PROJECT_FOLDER)
   model_dir = get_weights(FLAGS.work_dir)
   name = "demo" if not FLAGS.glue_dir else os.path.basename(data_dir)
   before_dir = os.path.join(FLAGS.work_dir, f"{name}-untrained")
@@ -107,7 +107,7 @@ def _data_dir():
   if task not in _TASKS:
     raise ValueError(f"--task_name={FLAGS.task_name}: known are "
                      f"{', '.join(_TASKS.values())}.")
-  data_dir = os.path.join(FLAGS.glue_dir, _TASKS[task])
+  data_dir = os.path.join(os.path.abspath(FLAGS.glue_dir), _TASKS[task])
   if not os.path.isdir(data_dir):
     raise ValueError(f"--glue_dir={FLAGS.glue_dir} has no folder "
                      f"{_TASKS[task]}.")

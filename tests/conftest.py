@@ -127,7 +127,7 @@ def run_script(script, *flags, launcher=(), env=None, timeout=600):
   """
   target = ([str(PROJECT / script)] if script.endswith(".py")
             else ["-m", script])
-  environment = dict(os.environ, PYTHONPATH=str(PROJECT), **(env or {}))
+  environment = {**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})}
   return subprocess.run(
       [*launcher, sys.executable, *target, *map(str, flags)],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

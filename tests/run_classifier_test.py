@@ -2,7 +2,6 @@
 
 import hashlib
 
-from absl import logging
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -329,5 +328,3 @@ class CreateModelTest:
         dropout_before_logits=rate))
     assert (first[2] != second[2]).any() == is_random
 
-
-logging.set_verbosity(logging.ERROR)
