@@ -943,25 +943,9 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  estimator = tf.compat.v1.estimator.tpu.TPUEstimator(
-      use_tpu=FLAGS.use_tpu,
-      eval_on_tpu=FLAGS.use_tpu,
-      model_fn=model_fn_builder(
-          bert_config=bert_config,
-          num_labels=num_labels,
-          init_checkpoint=FLAGS.init_checkpoint,
-          learning_rate=estimator_helpers.effective_learning_rate(FLAGS),
-          num_train_steps=num_train_steps,
-          num_warmup_steps=num_warmup_steps,
-          use_tpu=FLAGS.use_tpu,
-          use_one_hot_embeddings=FLAGS.use_tpu,
-          dropout_before_logits=FLAGS.dropout_before_logits,
-          is_regression=processor.is_regression),
-      config=estimator_helpers.run_config(FLAGS),
-      train_batch_size=FLAGS.train_batch_size,
-      eval_batch_size=FLAGS.eval_batch_size,
-      predict_batch_size=FLAGS.predict_batch_size)
-
+  estimator = _make_estimator(
+      bert_config, num_labels, num_train_steps, num_warmup_steps,
+      processor.is_regression)
   if FLAGS.do_train:
     _train(estimator, train_examples, label_list, tokenizer, num_train_steps)
   if not chief:
@@ -972,6 +956,25 @@ def main(_):
     _predict(estimator, test_sets, label_list, tokenizer)
 
 
+def _make_estimator(bert_config, num_labels, num_train_steps, num_warmup_steps,
+                    is_regression):
+  """The Estimator of the flags' model and folders."""
+  model_fn = model_fn_builder(
+      bert_config, num_labels, FLAGS.init_checkpoint,
+      estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
+      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
+      dropout_before_logits=FLAGS.dropout_before_logits,
+      is_regression=is_regression)
+  return tf.compat.v1.estimator.tpu.TPUEstimator(
+      model_fn=model_fn,
+      config=estimator_helpers.run_config(FLAGS),
+      use_tpu=FLAGS.use_tpu,
+      eval_on_tpu=FLAGS.use_tpu,
+      train_batch_size=FLAGS.train_batch_size,
+      eval_batch_size=FLAGS.eval_batch_size,
+      predict_batch_size=FLAGS.predict_batch_size)
+
+
 def _check_flags(bert_config):
   """Refuses what can't work before anything is read."""
   tokenization.validate_case_matches_checkpoint(
@@ -980,6 +983,7 @@ def _check_flags(bert_config):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
+  script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
   if not 3 <= FLAGS.max_seq_length <= bert_config.max_position_embeddings:
     raise ValueError(
         f"--max_seq_length={FLAGS.max_seq_length}: this model takes 3 to "

@@ -197,6 +197,32 @@ def check_output_dir(output_dir):
         f"write to.") from error
 
 
+def check_bert_config(path, bert_config):
+  """Refuses a config that describes no model.
+
+  Args:
+    path: string, its file.
+    bert_config: modeling.BertConfig.
+
+  Raises:
+    ValueError: a size is missing or no whole number above 0, or the heads
+      don't divide the width.
+  """
+  for key in ("vocab_size", "hidden_size", "num_hidden_layers",
+              "num_attention_heads", "intermediate_size",
+              "max_position_embeddings", "type_vocab_size"):
+    value = getattr(bert_config, key)
+    if not isinstance(value, int) or value < 1:
+      raise ValueError(
+          f"--bert_config_file={path}: {key} is {value!r}, a whole number "
+          f"above 0 is needed. Use the bert_config.json of the model.")
+  if bert_config.hidden_size % bert_config.num_attention_heads:
+    raise ValueError(
+        f"--bert_config_file={path}: hidden_size {bert_config.hidden_size} is "
+        f"not a multiple of num_attention_heads "
+        f"{bert_config.num_attention_heads}.")
+
+
 @contextlib.contextmanager
 def finished_file(path):
   """Gives a temporary name to write to, and renames it when all went well.

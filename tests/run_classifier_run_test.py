@@ -302,6 +302,10 @@ def bad_input_cases():
                              "/nowhere/vocab.txt"),
       "config is no JSON": (text_file("bert_config_file", b"{"),
                             "is not JSON"),
+      "config without a size": (text_file("bert_config_file", b'{"a": 1}'),
+                                "file: vocab_size is None"),
+      "heads that do not divide": (config(num_attention_heads=5),
+                                   "not a multiple of num_attention_heads 5"),
       "layers of another width": (
           config(intermediate_size=48),
           "does not fit this model: bert/encoder/layer_0/intermediate"),
