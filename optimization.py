@@ -43,11 +43,6 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
       global_step, init_lr, num_train_steps, num_warmup_steps)
   tf.compat.v1.add_to_collection(LEARNING_RATE, learning_rate)
   tf.compat.v1.summary.scalar("learning_rate", learning_rate)
-  # The Estimator's own summary is called "loss_1", as the graph has a scope
-  # "loss" already; evaluation calls its curve "loss".
-  tf.compat.v1.add_to_collection(
-      tf.compat.v1.GraphKeys.SUMMARIES,
-      tf.raw_ops.ScalarSummary(tags="loss", values=loss))
 
   # What the published models were pretrained with; only the Adam slots are
   # not in their checkpoints.

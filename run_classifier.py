@@ -403,8 +403,14 @@ class GlueProcessor(TsvProcessor):
     numbers = self._column_numbers(lines, columns)
     examples = []
     for i in range(1, len(lines)):
-      if self._is_broken(lines, i, set_type):
-        continue
+      if len(lines[i]) != len(lines[0]):
+        if self._is_broken(lines, i, set_type):
+          continue
+        path, line = lines.line(i)
+        raise ValueError(
+            f"{path}:{line}: {len(lines[i])} column(s), but the first line "
+            f"names {len(lines[0])}. Each line has to be one row, its values "
+            f"separated by single tabs.")
       values = dict(zip(columns, _columns(lines, i, *numbers)))
       texts = [values[name] for name in self.text_columns] + [None]
       label = values.get(
@@ -426,7 +432,7 @@ class GlueProcessor(TsvProcessor):
     return [header.index(name) for name in names]
 
   def _is_broken(self, lines, index, set_type):
-    """Whether a row is one of those that are broken as GLUE ships them."""
+    """Whether a row of another length is one that GLUE ships like that."""
     return False
 
 
@@ -452,7 +458,7 @@ class QqpProcessor(GlueProcessor):
 
   def _is_broken(self, lines, index, set_type):
     """GLUE's files hold a few rows cut in two; all readers pass over them."""
-    if set_type == "test" or len(lines[index]) == len(lines[0]):
+    if set_type == "test":
       return False
     logging.warning("%s:%d: passed over, %d columns instead of %d.",
                     *lines.line(index), len(lines[index]), len(lines[0]))
@@ -817,6 +823,11 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         _warm_start(init_checkpoint, use_tpu) if init_checkpoint else None)
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if is_training:
+      # The scope "loss" of create_model makes the Estimator call its curve
+      # "loss_1"; that of the evaluation is called "loss".
+      tf.compat.v1.add_to_collection(
+          tf.compat.v1.GraphKeys.SUMMARIES,
+          tf.raw_ops.ScalarSummary(tags="loss", values=loss))
       train_op = optimization.create_optimizer(
           loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
       return spec(mode=mode, loss=loss, train_op=train_op,
@@ -917,117 +928,118 @@ def main(_):
   """Trains, evaluates and predicts, as the flags say."""
   tf.compat.v1.enable_resource_variables()
   task, processor = find_processor(FLAGS.task_name)
+  script_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-  _check_flags(bert_config)
+  _check_flags(FLAGS, bert_config)
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
-  chief = horovod_helpers.is_chief()
-  if chief:
-    script_helpers.check_output_dir(FLAGS.output_dir)
+  script_helpers.check_output_dir(FLAGS.output_dir)
 
-  tokenizer = _load_tokenizer(bert_config)
-  train_examples, dev_sets, test_sets = _read_examples(task, processor)
+  tokenizer = _load_tokenizer(FLAGS, bert_config)
+  train_examples, dev_sets, test_sets = _read_examples(FLAGS, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
-  trained = estimator_helpers.latest_checkpoint(FLAGS.output_dir, {
-      estimator_helpers.WORD_EMBEDDINGS: [
-          bert_config.vocab_size, bert_config.hidden_size],
-      "output_weights": [num_labels, bert_config.hidden_size]})
-  if FLAGS.init_checkpoint:
-    _check_init_checkpoint(bert_config, num_labels)
-  elif not FLAGS.do_train and not trained:
-    raise ValueError(
-        f"There is no model to evaluate: --output_dir={FLAGS.output_dir} has "
-        f"no checkpoint. Pass --do_train, or --init_checkpoint.")
+  _check_checkpoints(FLAGS, bert_config, num_labels)
 
   num_train_steps = num_warmup_steps = None
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  estimator = _make_estimator(
+  estimator = _make_estimator(FLAGS, 
       bert_config, num_labels, num_train_steps, num_warmup_steps,
       processor.is_regression)
   if FLAGS.do_train:
-    _train(estimator, train_examples, label_list, tokenizer, num_train_steps)
-  if not chief:
+    _train(FLAGS, estimator, train_examples, label_list, tokenizer,
+           num_train_steps)
+  if not horovod_helpers.is_chief():
     return
   if FLAGS.do_eval:
-    _evaluate(estimator, task, dev_sets, label_list, tokenizer)
+    _evaluate(FLAGS, estimator, task, dev_sets, label_list, tokenizer)
   if FLAGS.do_predict:
-    _predict(estimator, test_sets, label_list, tokenizer)
+    _predict(FLAGS, estimator, test_sets, label_list, tokenizer)
 
 
-def _make_estimator(bert_config, num_labels, num_train_steps, num_warmup_steps,
-                    is_regression):
+def _make_estimator(args, bert_config, num_labels, num_train_steps,
+                    num_warmup_steps, is_regression):
   """The Estimator of the flags' model and folders."""
   model_fn = model_fn_builder(
-      bert_config, num_labels, FLAGS.init_checkpoint,
-      estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
-      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
-      dropout_before_logits=FLAGS.dropout_before_logits,
+      bert_config, num_labels, args.init_checkpoint,
+      estimator_helpers.effective_learning_rate(args), num_train_steps,
+      num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
+      dropout_before_logits=args.dropout_before_logits,
       is_regression=is_regression)
   return tf.compat.v1.estimator.tpu.TPUEstimator(
       model_fn=model_fn,
-      config=estimator_helpers.run_config(FLAGS),
-      use_tpu=FLAGS.use_tpu,
-      eval_on_tpu=FLAGS.use_tpu,
-      train_batch_size=FLAGS.train_batch_size,
-      eval_batch_size=FLAGS.eval_batch_size,
-      predict_batch_size=FLAGS.predict_batch_size)
+      config=estimator_helpers.run_config(args),
+      use_tpu=args.use_tpu,
+      eval_on_tpu=args.use_tpu,
+      train_batch_size=args.train_batch_size,
+      eval_batch_size=args.eval_batch_size,
+      predict_batch_size=args.predict_batch_size)
 
 
-def _check_flags(bert_config):
+def _check_flags(args, bert_config):
   """Refuses what can't work before anything is read."""
   tokenization.validate_case_matches_checkpoint(
-      FLAGS.do_lower_case, FLAGS.init_checkpoint)
-  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
+      args.do_lower_case, args.init_checkpoint)
+  if not (args.do_train or args.do_eval or args.do_predict):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
-  script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
-  if not 3 <= FLAGS.max_seq_length <= bert_config.max_position_embeddings:
+  script_helpers.check_training_flags(args)
+  script_helpers.check_bert_config(args.bert_config_file, bert_config)
+  if not 3 <= args.max_seq_length <= bert_config.max_position_embeddings:
     raise ValueError(
-        f"--max_seq_length={FLAGS.max_seq_length}: this model takes 3 to "
+        f"--max_seq_length={args.max_seq_length}: this model takes 3 to "
         f"{bert_config.max_position_embeddings} tokens "
-        f"(max_position_embeddings in {FLAGS.bert_config_file}).")
-  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size",
-               "save_checkpoints_steps"):
-    if FLAGS[name].value < 1:
-      raise ValueError(f"--{name}={FLAGS[name].value} has to be 1 or more.")
+        f"(max_position_embeddings in {args.bert_config_file}).")
+  if args.eval_batch_size < 1:
+    raise ValueError(
+        f"--eval_batch_size={args.eval_batch_size} has to be 1 or more.")
+  if args.dropout_before_logits == 1.0:
+    raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
+                     "be below 1.")
 
 
-def _check_init_checkpoint(bert_config, num_labels):
-  """Refuses a checkpoint that doesn't fit, before the data are converted."""
-  estimator_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
+def _check_checkpoints(args, bert_config, num_labels):
+  """Refuses checkpoints that don't fit, before the data are converted."""
   with tf.Graph().as_default():
     ids = tf.zeros([1, 2], tf.int32)
     create_model(bert_config, False, ids, ids, ids, tf.zeros([1], tf.int32),
                  num_labels, False)
-    _warm_start(FLAGS.init_checkpoint, use_tpu=False)
+    trained = estimator_helpers.check_output_checkpoint(
+        args.output_dir, tf.compat.v1.trainable_variables())
+    if args.init_checkpoint:
+      estimator_helpers.check_checkpoint(args.init_checkpoint, bert_config)
+      _warm_start(args.init_checkpoint, use_tpu=False)
+  if not (trained or args.init_checkpoint or args.do_train):
+    raise ValueError(
+        f"There is no model to evaluate: --output_dir={args.output_dir} has "
+        f"no checkpoint. Pass --do_train, or --init_checkpoint.")
 
 
-def _load_tokenizer(bert_config):
+def _load_tokenizer(args, bert_config):
   """The tokenizer, checked against the model."""
   tokenizer = tokenization.FullTokenizer(
-      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+      vocab_file=args.vocab_file, do_lower_case=args.do_lower_case)
   size = max(tokenizer.inv_vocab, default=-1) + 1
   if size > bert_config.vocab_size:
     raise ValueError(
-        f"--vocab_file={FLAGS.vocab_file} has {size} tokens, but the model "
+        f"--vocab_file={args.vocab_file} has {size} tokens, but the model "
         f"has {bert_config.vocab_size} embeddings (vocab_size in "
-        f"{FLAGS.bert_config_file}). Use the vocab.txt of the same model.")
+        f"{args.bert_config_file}). Use the vocab.txt of the same model.")
   missing = [t for t in ("[CLS]", "[SEP]", "[UNK]") if t not in tokenizer.vocab]
   if missing:
     raise ValueError(
-        f"--vocab_file={FLAGS.vocab_file} has no {missing[0]}: it is not a "
+        f"--vocab_file={args.vocab_file} has no {missing[0]}: it is not a "
         f"vocabulary of BERT.")
   if size < bert_config.vocab_size:
     logging.warning(
         "%s has %d tokens, the model %d embeddings: make sure that they "
-        "belong together.", FLAGS.vocab_file, size, bert_config.vocab_size)
+        "belong together.", args.vocab_file, size, bert_config.vocab_size)
   return tokenizer
 
 
-def _read_examples(task, processor):
+def _read_examples(args, task, processor):
   """Reads what the flags ask for.
 
   Returns:
@@ -1036,39 +1048,40 @@ def _read_examples(task, processor):
   """
   train_examples = None
   dev_sets, test_sets = {}, {}
-  if FLAGS.do_train:
-    train_examples = processor.get_train_examples(FLAGS.data_dir)
-  if FLAGS.do_eval:
-    dev_sets[""] = processor.get_dev_examples(FLAGS.data_dir)
-  if FLAGS.do_predict:
-    test_sets[""] = processor.get_test_examples(FLAGS.data_dir)
+  if args.do_train:
+    train_examples = processor.get_train_examples(args.data_dir)
+  if args.do_eval:
+    dev_sets[""] = processor.get_dev_examples(args.data_dir)
+  if args.do_predict:
+    test_sets[""] = processor.get_test_examples(args.data_dir)
   if task == "mnli":
     mismatched = MnliMismatchedProcessor()
     for wanted, sets, file_name, read in (
-        (FLAGS.do_eval, dev_sets, "dev_mismatched.tsv",
+        (args.do_eval, dev_sets, "dev_mismatched.tsv",
          mismatched.get_dev_examples),
-        (FLAGS.do_predict, test_sets, "test_mismatched.tsv",
+        (args.do_predict, test_sets, "test_mismatched.tsv",
          mismatched.get_test_examples)):
-      if wanted and tf.io.gfile.exists(os.path.join(FLAGS.data_dir, file_name)):
-        sets["_mismatched"] = read(FLAGS.data_dir)
+      if wanted and tf.io.gfile.exists(os.path.join(args.data_dir, file_name)):
+        sets["_mismatched"] = read(args.data_dir)
   for flag, examples in (("do_train", train_examples),
                          ("do_eval", dev_sets.get("")),
                          ("do_predict", test_sets.get(""))):
     if examples is not None and not examples:
       raise ValueError(
-          f"--{flag}: the file of task {task} in --data_dir={FLAGS.data_dir} "
+          f"--{flag}: the file of task {task} in --data_dir={args.data_dir} "
           f"holds no example.")
   for examples in [train_examples or []] + list(dev_sets.values()):
     check_labels(examples, processor.get_labels())
   return train_examples, dev_sets, test_sets
 
 
-def _train(estimator, train_examples, label_list, tokenizer, num_train_steps):
+def _train(args, estimator, train_examples, label_list, tokenizer,
+           num_train_steps):
   """Converts this rank's part of the examples and trains."""
-  train_file = os.path.join(FLAGS.output_dir, "train.tf_record")
+  train_file = os.path.join(args.output_dir, "train.tf_record")
   start, end = horovod_helpers.example_slice(len(train_examples))
   file_based_convert_examples_to_features(
-      train_examples[start:end], label_list, FLAGS.max_seq_length, tokenizer,
+      train_examples[start:end], label_list, args.max_seq_length, tokenizer,
       horovod_helpers.record_file(train_file))
   horovod_helpers.barrier()
 
@@ -1076,26 +1089,26 @@ def _train(estimator, train_examples, label_list, tokenizer, num_train_steps):
   logging.info("***** Running training *****")
   logging.info("  Num examples = %d", len(train_examples))
   logging.info("  Batch size = %d per rank, %d in total",
-               FLAGS.train_batch_size, FLAGS.train_batch_size * size)
+               args.train_batch_size, args.train_batch_size * size)
   logging.info("  Num steps = %d", num_train_steps)
   # Rank 0's word counts: were one rank to train and another not, they would
   # wait for each other.
   if horovod_helpers.chief_value(estimator_helpers.steps_done(
-      FLAGS.output_dir)) >= num_train_steps:
+      args.output_dir)) >= num_train_steps:
     logging.warning(
         "The newest checkpoint in %s has all %d steps already: nothing is "
-        "trained. Give a new run another --output_dir.", FLAGS.output_dir,
+        "trained. Give a new run another --output_dir.", args.output_dir,
         num_train_steps)
     return
   hooks = horovod_helpers.training_hooks()
   if horovod_helpers.is_chief():
     hooks.append(estimator_helpers.ProgressHook(
-        num_train_steps, FLAGS.train_batch_size, FLAGS.log_steps,
+        num_train_steps, args.train_batch_size, args.log_steps,
         optimization.LEARNING_RATE))
   estimator.train(
       input_fn=file_based_input_fn_builder(
           input_file=horovod_helpers.server_record_files(train_file),
-          seq_length=FLAGS.max_seq_length,
+          seq_length=args.max_seq_length,
           is_training=True,
           drop_remainder=True,
           is_regression=not label_list),
@@ -1103,40 +1116,40 @@ def _train(estimator, train_examples, label_list, tokenizer, num_train_steps):
       hooks=hooks)
 
 
-def _padded(examples, batch_size):
+def _padded(args, examples, batch_size):
   """The examples, filled up to whole batches where the device needs that."""
-  missing = -len(examples) % batch_size if FLAGS.use_tpu else 0
+  missing = -len(examples) % batch_size if args.use_tpu else 0
   return examples + [PaddingInputExample() for _ in range(missing)]
 
 
-def _evaluate(estimator, task, dev_sets, label_list, tokenizer):
+def _evaluate(args, estimator, task, dev_sets, label_list, tokenizer):
   """Scores the dev set(s) and writes the results."""
   report = {}
   for suffix, examples in dev_sets.items():
-    eval_file = os.path.join(FLAGS.output_dir, f"eval{suffix}.tf_record")
-    padded = _padded(examples, FLAGS.eval_batch_size)
+    eval_file = os.path.join(args.output_dir, f"eval{suffix}.tf_record")
+    padded = _padded(args, examples, args.eval_batch_size)
     file_based_convert_examples_to_features(
-        padded, label_list, FLAGS.max_seq_length, tokenizer, eval_file)
+        padded, label_list, args.max_seq_length, tokenizer, eval_file)
     logging.info("***** Running evaluation%s *****", suffix.replace("_", " "))
     logging.info("  Num examples = %d", len(examples))
-    logging.info("  Batch size = %d", FLAGS.eval_batch_size)
-    num_batches = -(-len(padded) // FLAGS.eval_batch_size)
+    logging.info("  Batch size = %d", args.eval_batch_size)
+    num_batches = -(-len(padded) // args.eval_batch_size)
     outputs_hook = estimator_helpers.EvalOutputsHook(num_batches)
     result = estimator.evaluate(
         input_fn=file_based_input_fn_builder(
             input_file=eval_file,
-            seq_length=FLAGS.max_seq_length,
+            seq_length=args.max_seq_length,
             is_training=False,
-            drop_remainder=FLAGS.use_tpu,
+            drop_remainder=args.use_tpu,
             is_regression=not label_list),
-        steps=num_batches if FLAGS.use_tpu else None,
+        steps=num_batches if args.use_tpu else None,
         hooks=[outputs_hook],
         name=suffix.lstrip("_") or None)
     scores, classes = _scores(task, label_list, outputs_hook.outputs)
     if not label_list:
       result.update(eval_pearson=scores["pearson"],
                     eval_spearman=scores["spearman"])
-    _write_eval_results(suffix, result)
+    _write_eval_results(args, suffix, result)
     for name, value in scores.items():
       logging.info("  %s = %.4f", name, value)
     step = int(result["global_step"])
@@ -1146,9 +1159,9 @@ def _evaluate(estimator, task, dev_sets, label_list, tokenizer):
     report[suffix.lstrip("_") or "dev"] = {
         "examples": len(examples), "scores": scores,
         "loss": float(result["eval_loss"]), **classes}
-  if FLAGS.detailed_results:
+  if args.detailed_results:
     script_helpers.write_text(
-        os.path.join(FLAGS.output_dir, "eval_metrics.json"),
+        os.path.join(args.output_dir, "eval_metrics.json"),
         json.dumps({"task": task, "global_step": step, "sets": report},
                    indent=2) + "\n")
 
@@ -1165,46 +1178,46 @@ def _scores(task, label_list, outputs):
           metrics.class_report(label_ids, predicted_ids, label_list))
 
 
-def _write_eval_results(suffix, result):
+def _write_eval_results(args, suffix, result):
   """eval_results.txt in upstream's form: `key = value`, sorted."""
   logging.info("***** Eval results%s *****", suffix.replace("_", " "))
   lines = [f"{key} = {result[key]}" for key in sorted(result)]
   for line in lines:
     logging.info("  %s", line)
   script_helpers.write_text(
-      os.path.join(FLAGS.output_dir, f"eval_results{suffix}.txt"),
+      os.path.join(args.output_dir, f"eval_results{suffix}.txt"),
       "".join(line + "\n" for line in lines))
 
 
-def _predict(estimator, test_sets, label_list, tokenizer):
+def _predict(args, estimator, test_sets, label_list, tokenizer):
   """Predicts the test set(s) and writes a row per example."""
   for suffix, examples in test_sets.items():
-    predict_file = os.path.join(FLAGS.output_dir, f"predict{suffix}.tf_record")
-    padded = _padded(examples, FLAGS.predict_batch_size)
+    predict_file = os.path.join(args.output_dir, f"predict{suffix}.tf_record")
+    padded = _padded(args, examples, args.predict_batch_size)
     file_based_convert_examples_to_features(
-        padded, label_list, FLAGS.max_seq_length, tokenizer, predict_file)
+        padded, label_list, args.max_seq_length, tokenizer, predict_file)
     logging.info("***** Running prediction%s *****", suffix.replace("_", " "))
     logging.info("  Num examples = %d", len(examples))
-    logging.info("  Batch size = %d", FLAGS.predict_batch_size)
+    logging.info("  Batch size = %d", args.predict_batch_size)
     results = estimator.predict(
         input_fn=file_based_input_fn_builder(
             input_file=predict_file,
-            seq_length=FLAGS.max_seq_length,
+            seq_length=args.max_seq_length,
             is_training=False,
-            drop_remainder=FLAGS.use_tpu,
+            drop_remainder=args.use_tpu,
             is_regression=not label_list))
     rows = [row["probabilities"] for _, row in zip(
         script_helpers.progress_bar(examples, desc="Predicting"), results)]
     assert len(rows) == len(examples)
-    path = os.path.join(FLAGS.output_dir, f"test_results{suffix}.tsv")
+    path = os.path.join(args.output_dir, f"test_results{suffix}.tsv")
     script_helpers.write_text(path, "".join(
         "\t".join(str(value) for value in row) + "\n" for row in rows))
     logging.info("Predictions: %s", path)
-    if FLAGS.detailed_results:
-      _write_predictions(suffix, examples, rows, label_list)
+    if args.detailed_results:
+      _write_predictions(args, suffix, examples, rows, label_list)
 
 
-def _write_predictions(suffix, examples, rows, label_list):
+def _write_predictions(args, suffix, examples, rows, label_list):
   """predictions.tsv: row number, id, label, a probability per label."""
   if label_list:
     header = ["label"] + [f"probability_{name}" for name in label_list]
@@ -1216,7 +1229,7 @@ def _write_predictions(suffix, examples, rows, label_list):
   lines = [["index", "id"] + header]
   lines += [[str(index), example.guid] + row
             for index, (example, row) in enumerate(zip(examples, values))]
-  path = os.path.join(FLAGS.output_dir, f"predictions{suffix}.tsv")
+  path = os.path.join(args.output_dir, f"predictions{suffix}.tsv")
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
   logging.info("Predictions with labels: %s", path)

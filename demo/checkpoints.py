@@ -53,10 +53,14 @@ _NAMES = [
     (r"cls\.seq_relationship\.kernel", r"cls/seq_relationship/output_weights",
      ""),
     (r"cls\.seq_relationship\.bias", r"cls/seq_relationship/output_bias", ""),
+    (r"classifier\.kernel", r"output_weights", ""),
+    (r"classifier\.bias", r"output_bias", ""),
 ]
 # Copies of other tensors, or numbers that follow from the shapes.
 _NOT_NEEDED = re.compile(
     r"embeddings\.position_ids|cls\.predictions\.decoder\.\w+")
+
+_ENCODER = re.compile(r"(bert\.)?(embeddings|encoder|pooler)\.")
 
 _CONFIG_KEYS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
@@ -234,15 +238,21 @@ def _convert_weights(source, config):
     raise ValueError(
         f"model.safetensors can't be read ({error!r}): it is cut short, or "
         f"holds a type that NumPy has not, such as bfloat16.") from error
-  variables = {}
+  variables, heads = {}, []
   for hf_name in sorted(tensors):
     converted = _google_name(hf_name)
     if converted is None:
-      raise ValueError(f"model.safetensors has {hf_name}, which BERT has not.")
-    if converted:
+      if _ENCODER.match(hf_name):
+        raise ValueError(
+            f"model.safetensors has {hf_name}, which BERT has not.")
+      heads.append(hf_name)
+    elif converted:
       name, transposed = converted
       value = tensors[hf_name].astype(np.float32)
       variables[name] = np.ascontiguousarray(value.T if transposed else value)
+  if heads:
+    logging.warning("Left out, as the scripts have no such output layer: %s.",
+                    ", ".join(heads))
   expected = _expected_shapes(config)
   for name, shape in expected.items():
     if name not in variables:

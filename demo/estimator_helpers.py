@@ -22,14 +22,14 @@ POSITION_EMBEDDINGS = "bert/embeddings/position_embeddings"
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
 
-def run_config(flag_values, keep_checkpoint_max=5):
+def run_config(args, keep_checkpoint_max=5):
   """The RunConfig of a script.
 
   Rank 0 saves checkpoints and summaries in the output folder, the other ranks
   save nothing.
 
   Args:
-    flag_values: the parsed flags (output_dir, save_checkpoints_steps,
+    args: the parsed flags (output_dir, save_checkpoints_steps,
       random_seed, log_steps and those of `define_tpu_flags`).
     keep_checkpoint_max: int, checkpoints to keep.
 
@@ -38,33 +38,33 @@ def run_config(flag_values, keep_checkpoint_max=5):
   """
   tpu = tf.compat.v1.estimator.tpu
   resolver = None
-  if flag_values.use_tpu and flag_values.tpu_name:
+  if args.use_tpu and args.tpu_name:
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-        flag_values.tpu_name, zone=flag_values.tpu_zone,
-        project=flag_values.gcp_project)
+        args.tpu_name, zone=args.tpu_zone,
+        project=args.gcp_project)
   chief = horovod_helpers.is_chief()
-  seed = flag_values.random_seed
+  seed = args.random_seed
   return tpu.RunConfig(
       cluster=resolver,
-      master=flag_values.master,
-      model_dir=flag_values.output_dir if chief else None,
+      master=args.master,
+      model_dir=args.output_dir if chief else None,
       save_checkpoints_steps=(
-          flag_values.save_checkpoints_steps if chief else None),
-      save_summary_steps=flag_values.log_steps if chief else None,
-      log_step_count_steps=flag_values.log_steps,
+          args.save_checkpoints_steps if chief else None),
+      save_summary_steps=args.log_steps if chief else None,
+      log_step_count_steps=args.log_steps,
       keep_checkpoint_max=keep_checkpoint_max,
       # Ranks must not drop out the same units or shuffle alike.
       tf_random_seed=(
           None if seed is None else seed + horovod_helpers.hvd_rank()),
       session_config=horovod_helpers.session_config(),
       tpu_config=tpu.TPUConfig(
-          iterations_per_loop=flag_values.iterations_per_loop,
-          num_shards=flag_values.num_tpu_cores,
+          iterations_per_loop=args.iterations_per_loop,
+          num_shards=args.num_tpu_cores,
           per_host_input_for_training=(
               tpu.InputPipelineConfig.PER_HOST_V2)))
 
 
-def training_steps(num_examples, flag_values):
+def training_steps(num_examples, args):
   """Steps of the training and of its warm-up.
 
   The flags' batch is that of one rank, so the steps of one rank alone are
@@ -72,7 +72,7 @@ def training_steps(num_examples, flag_values):
 
   Args:
     num_examples: int, training examples of all ranks together.
-    flag_values: the parsed flags.
+    args: the parsed flags.
 
   Returns:
     (num_train_steps, num_warmup_steps), ints.
@@ -81,28 +81,28 @@ def training_steps(num_examples, flag_values):
     ValueError: not even one step.
   """
   size = horovod_helpers.hvd_size()
-  steps = int(num_examples / flag_values.train_batch_size *
-              flag_values.num_train_epochs)
-  warmup = int(steps * flag_values.warmup_proportion)
+  steps = int(num_examples / args.train_batch_size *
+              args.num_train_epochs)
+  warmup = int(steps * args.warmup_proportion)
   if steps // size < 1:
     raise ValueError(
         f"{num_examples} training examples make less than one step with "
-        f"--train_batch_size={flag_values.train_batch_size}, "
-        f"--num_train_epochs={flag_values.num_train_epochs} and {size} "
+        f"--train_batch_size={args.train_batch_size}, "
+        f"--num_train_epochs={args.num_train_epochs} and {size} "
         f"rank(s). Use a smaller batch or more epochs.")
   return steps // size, warmup // size
 
 
-def effective_learning_rate(flag_values):
+def effective_learning_rate(args):
   """The learning rate times the number of ranks, unless that is turned off."""
   size = horovod_helpers.hvd_size()
-  rate = flag_values.learning_rate
-  if flag_values.scale_learning_rate:
+  rate = args.learning_rate
+  if args.scale_learning_rate:
     rate *= size
   if size > 1:
     logging.info("Learning rate %g: --learning_rate=%g%s.", rate,
-                 flag_values.learning_rate,
-                 f" times {size} ranks" if flag_values.scale_learning_rate
+                 args.learning_rate,
+                 f" times {size} ranks" if args.scale_learning_rate
                  else " as it is")
   return rate
 
@@ -117,15 +117,8 @@ def check_checkpoint(init_checkpoint, bert_config):
   Raises:
     ValueError: it is missing, cut short, or of another vocabulary or width.
   """
-  reader = _open_checkpoint(init_checkpoint, "--init_checkpoint")
-  shapes = reader.get_variable_to_shape_map()
-  for name in sorted(shapes):
-    try:
-      reader.get_tensor(name)
-    except _READ_ERRORS as error:
-      raise ValueError(
-          f"--init_checkpoint={init_checkpoint} is damaged: {name} can't be "
-          f"read ({_first_line(error)}). Copy or download it again.") from error
+  shapes = _read_through(
+      init_checkpoint, f"--init_checkpoint={init_checkpoint}")
   for name, rows, key in (
       (WORD_EMBEDDINGS, bert_config.vocab_size, "vocab_size"),
       (POSITION_EMBEDDINGS, bert_config.max_position_embeddings,
@@ -138,49 +131,66 @@ def check_checkpoint(init_checkpoint, bert_config):
           f"vocab.txt and bert_config.json of the same model.")
 
 
-def latest_checkpoint(output_dir, tvars_shapes=None):
-  """The newest checkpoint in the output folder, or None.
+def check_output_checkpoint(output_dir, tvars):
+  """Makes sure that a run can go on from what its output folder holds.
+
+  TensorFlow restores a variable of another shape without a word, and leaves
+  layers out that the model hasn't.
 
   Args:
     output_dir: string.
-    tvars_shapes: dict variable name -> list of int or None; if given, the
-      checkpoint must hold these variables in these shapes.
+    tvars: list of the model's trainable variables.
+
+  Returns:
+    string, prefix of the newest checkpoint, or None.
 
   Raises:
-    ValueError: it is damaged, or of a model of another shape.
+    ValueError: it is damaged, or of another model.
   """
   path = tf.train.latest_checkpoint(output_dir)
   if path is None:
     return None
-  found = _open_checkpoint(
-      path, "the newest in --output_dir").get_variable_to_shape_map()
-  for name, shape in (tvars_shapes or {}).items():
-    if list(found.get(name, shape)) != list(shape):
+  saved = _read_through(path, f"{path}, the newest in --output_dir,")
+  wanted = {var.op.name: var.shape.as_list() for var in tvars}
+  layers = [name for name in saved
+            if name.startswith("bert/") and "/adam_" not in name]
+  for name in sorted(set(wanted) | set(layers)):
+    if saved.get(name) != wanted.get(name):
       raise ValueError(
-          f"{path} is of another model: {name} has shape {found[name]} there "
-          f"and {shape} here. Give this run another --output_dir, or the "
-          f"flags of the run that wrote it.")
+          f"{path} is of another model: {name} is {saved.get(name, 'missing')} "
+          f"there and {wanted.get(name, 'missing')} here. Give this run "
+          f"another --output_dir, or the flags of the run that wrote it.")
   return path
 
 
 def steps_done(output_dir):
   """The global step of the newest checkpoint (int), 0 without one."""
-  path = latest_checkpoint(output_dir)
+  path = tf.train.latest_checkpoint(output_dir)
   return int(tf.train.load_variable(path, "global_step")) if path else 0
 
 
-def _open_checkpoint(path, what):
+def _read_through(path, what):
+  """Reads every value of a checkpoint; returns dict name -> shape (list)."""
   try:
-    return tf.train.load_checkpoint(path)
+    reader = tf.train.load_checkpoint(path)
   except _READ_ERRORS as error:
     if not tf.io.gfile.glob(path + ".index"):
-      message = (f"{what} {path}: there is no {path}.index. Give the prefix "
-                 f"of a TensorFlow checkpoint, such as "
+      message = (f"{what}: there is no {path}.index. Give the prefix of a "
+                 f"TensorFlow checkpoint, such as "
                  f"uncased_L-12_H-768_A-12/bert_model.ckpt.")
     else:
-      message = (f"{what} {path} can't be opened ({_first_line(error)}). "
-                 f"Copy or download it again.")
+      message = (f"{what} can't be opened ({_first_line(error)}). Copy or "
+                 f"download it again.")
     raise ValueError(message) from error
+  shapes = reader.get_variable_to_shape_map()
+  for name in sorted(shapes):
+    try:
+      reader.get_tensor(name)
+    except _READ_ERRORS as error:
+      raise ValueError(
+          f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
+          f"Copy or download it again, or remove it.") from error
+  return {name: list(shape) for name, shape in shapes.items()}
 
 
 def _first_line(error):

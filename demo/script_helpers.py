@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import socket
 import sys
 import traceback
 
@@ -184,7 +185,9 @@ def check_output_dir(output_dir):
   Raises:
     ValueError: it can't be made or written.
   """
-  probe = os.path.join(output_dir, f"write_probe.tmp{os.getpid()}")
+  # Several ranks may look at the same time.
+  probe = os.path.join(
+      output_dir, f"write_probe_{socket.gethostname()}_{os.getpid()}.tmp")
   try:
     tf.io.gfile.makedirs(output_dir)
     with tf.io.gfile.GFile(probe, "w") as writer:
@@ -195,6 +198,44 @@ def check_output_dir(output_dir):
         f"--output_dir={output_dir} can't be written "
         f"({getattr(error, 'message', error)}). Choose a folder that you may "
         f"write to.") from error
+
+
+def check_input_files(args):
+  """Refuses a config or vocabulary file that isn't there.
+
+  Args:
+    args: the parsed flags.
+
+  Raises:
+    ValueError: names flag and file.
+  """
+  for name in ("bert_config_file", "vocab_file"):
+    path = getattr(args, name)
+    if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+      raise ValueError(f"--{name}={path} is not there: give the file that came "
+                       f"with the model.")
+
+
+def check_training_flags(args):
+  """Refuses values that the flags of `define_training_flags` can't have.
+
+  Args:
+    args: the parsed flags.
+
+  Raises:
+    ValueError: names the flag, its value and the values that it takes.
+  """
+  for name, fits, expected in (
+      ("train_batch_size", args.train_batch_size >= 1, "1 or more"),
+      ("predict_batch_size", args.predict_batch_size >= 1, "1 or more"),
+      ("save_checkpoints_steps", args.save_checkpoints_steps >= 1, "1 or more"),
+      ("iterations_per_loop", args.iterations_per_loop >= 1, "1 or more"),
+      ("learning_rate", args.learning_rate > 0, "above 0"),
+      ("num_train_epochs", args.num_train_epochs > 0, "above 0"),
+      ("warmup_proportion", 0 <= args.warmup_proportion <= 1, "0 to 1")):
+    if not fits:
+      raise ValueError(
+          f"--{name}={getattr(args, name)} has to be {expected}.")
 
 
 def check_bert_config(path, bert_config):

@@ -10,10 +10,30 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# What an earlier call was told holds until another call says otherwise, so
+# that `make test` on a GPU machine keeps the GPU build.
+choices=.venv/.setup-choices
+if [ -f "$choices" ]; then
+  while IFS='=' read -r name value; do
+    [ -n "${!name:-}" ] || export "$name=$value"
+  done < "$choices"
+fi
 TF=${TF:-tensorflow-cpu}
+print_choices() {
+  local name
+  for name in TF PYTHON HOROVOD_GPU_OPERATIONS HOROVOD_NCCL_HOME; do
+    echo "$name=${!name:-}"
+  done
+}
+has_mpi() { command -v mpirun >/dev/null && command -v mpicxx >/dev/null; }
+
 stamp=.venv/.setup-finished
-fingerprint="$TF ${HOROVOD_GPU_OPERATIONS:-} $(cat requirements.txt demo/setup.sh | sha256sum)"
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$fingerprint" ]; then
+fingerprint() {
+  print_choices
+  has_mpi && echo "with MPI"
+  cat requirements.txt demo/setup.sh | sha256sum
+}
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(fingerprint)" ]; then
   exit 0
 fi
 
@@ -29,10 +49,18 @@ apt_install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+fits() {
+  "$1" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null
+}
 find_python() {
   local name
-  for name in ${PYTHON:-} python3.11 python3.10 python3.9 python3; do
-    if "$name" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null; then
+  if [ -n "${PYTHON:-}" ]; then
+    fits "$PYTHON" || fail "PYTHON=$PYTHON is not a Python 3.9, 3.10 or 3.11."
+    echo "$PYTHON"
+    return
+  fi
+  for name in python3.11 python3.10 python3.9 python3; do
+    if fits "$name"; then
       echo "$name"
       return
     fi
@@ -57,7 +85,7 @@ missing=()
 command -v g++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v cmake >/dev/null || missing+=(cmake)
-{ command -v mpirun && command -v mpicxx; } >/dev/null || missing+=(openmpi-bin libopenmpi-dev)
+has_mpi || missing+=(openmpi-bin libopenmpi-dev)
 if [ ${#missing[@]} -gt 0 ] && ! apt_install "${missing[@]}"; then
   say "not found: ${missing[*]}. With them: sudo apt-get install ${missing[*]}"
   command -v g++ >/dev/null || fail "Horovod can't be built without a C++ compiler."
@@ -66,20 +94,17 @@ fi
 say "making .venv with $("$python" --version)"
 rm -rf .venv
 "$python" -m venv .venv
-# Horovod's build passes TensorFlow's folders to the compiler unquoted, so
-# where the path has blanks it is reached through a link without them.
-link=$(mktemp -d)
-trap 'rm -rf "$link"' EXIT
-ln -s "$PWD" "$link/project"
-pip="$link/project/.venv/bin/python -m pip --disable-pip-version-check"
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 say "installing requirements (TensorFlow: $TF)"
-grep -v '^horovod' requirements.txt | sed "s/^tensorflow-cpu==/${TF}==/" > "$link/requirements.txt"
-$pip install -q -r "$link/requirements.txt"
+grep -v '^horovod' requirements.txt | sed "s/^tensorflow-cpu==/${TF}==/" > "$scratch/requirements.txt"
+"${pip[@]}" install -q -r "$scratch/requirements.txt"
 
 export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1
 export HOROVOD_WITH_GLOO=1 MAKEFLAGS="-j$(nproc)"
-if command -v mpirun >/dev/null && command -v mpicxx >/dev/null; then
+if has_mpi; then
   export HOROVOD_WITH_MPI=1
   wanted="TensorFlow MPI Gloo"
 else
@@ -87,28 +112,43 @@ else
   export HOROVOD_WITHOUT_MPI=1
   wanted="TensorFlow Gloo"
 fi
+if [ "${HOROVOD_GPU_OPERATIONS:-}" = NCCL ]; then
+  wanted="$wanted NCCL"
+fi
 if ! command -v cmake >/dev/null; then
   say "no CMake: taking the one of PyPI"
-  $pip install -q cmake==3.31.6
-  export PATH="$link/project/.venv/bin:$PATH"
+  "${pip[@]}" install -q cmake==3.31.6
+  export PATH="$PWD/.venv/bin:$PATH"
 fi
 
 check_horovod() {
   local report part
-  report=$(.venv/bin/python -m horovod.runner.launch --check-build 2>/dev/null) || return 1
+  report=$(.venv/bin/horovodrun --check-build 2>/dev/null) || return 1
   for part in $wanted; do
     grep -q "\[X\] $part" <<<"$report" || return 1
   done
 }
 
+# The build hands TensorFlow's folders to the compiler unquoted, so it sees the
+# project through a link whose path has no blanks. Only the finished wheel is
+# installed from the real path, whose name then stands in its scripts.
+ln -s "$PWD" "$scratch/project"
+build_horovod() {
+  rm -rf "$scratch/wheels"
+  "$scratch/project/.venv/bin/python" -m pip --disable-pip-version-check wheel -q \
+    --no-build-isolation --no-deps -w "$scratch/wheels" "$@" \
+    "$(grep '^horovod' requirements.txt)" || fail "Horovod could not be built, see above."
+  "${pip[@]}" install -q --no-deps --force-reinstall "$scratch"/wheels/horovod-*.whl
+}
+
 say "building Horovod with $wanted (two to three minutes on 2 cores)"
-horovod=$(grep '^horovod' requirements.txt)
-$pip install -q --no-build-isolation "$horovod" || fail "Horovod could not be built, see above."
+build_horovod
 if ! check_horovod; then
   # pip may have kept a build of other settings.
-  $pip install -q --no-build-isolation --no-cache-dir --force-reinstall --no-deps "$horovod"
-  check_horovod || fail "Horovod was built without one of: $wanted. See .venv/bin/horovodrun --check-build"
+  build_horovod --no-cache-dir
+  check_horovod || fail "Horovod lacks one of: $wanted. See: .venv/bin/horovodrun --check-build"
 fi
 
-echo "$fingerprint" > "$stamp"
+print_choices > "$choices"
+fingerprint > "$stamp"
 say "finished: .venv/bin/python has TensorFlow $(.venv/bin/python -c "from importlib import metadata as m; print(m.version(\"${TF%%[*}\"))") and Horovod with $wanted"

@@ -121,6 +121,19 @@ class FromHfTest:
     with pytest.raises(ValueError, match="adapter.weight, which BERT has not"):
       checkpoints.from_hf(str(source), str(tmp_path / "out"))
 
+  def test_output_layer_of_a_classifier_is_converted_and_others_left_out(
+      self, tiny_model, variables, tmp_path):
+    source = write_model(tmp_path / "hf", tiny_model, variables)
+    path = source / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["classifier.weight"] = np.ones([3, 32], np.float32)
+    tensors["classifier.bias"] = np.arange(3, dtype=np.float32)
+    tensors["qa_outputs.bias"] = np.zeros([2], np.float32)
+    safetensors.numpy.save_file(tensors, path)
+    found = checkpoints.from_hf(str(source), str(tmp_path / "out"))
+    assert found["output_weights"].shape == (3, 32)
+    assert set(found) - set(variables) == {"output_weights", "output_bias"}
+
   def test_file_cut_short_is_refused(self, tiny_model, variables, tmp_path):
     source = write_model(tmp_path / "hf", tiny_model, variables)
     weights = source / "model.safetensors"

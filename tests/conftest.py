@@ -125,7 +125,7 @@ def run_script(script, *flags, launcher=(), env=None, timeout=600):
   Returns:
     subprocess.CompletedProcess; stdout holds stderr too.
   """
-  target = ([str(PROJECT / script)] if script.endswith(".py")
+  target = ([str(PROJECT / script)] if str(script).endswith(".py")
             else ["-m", script])
   environment = {**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})}
   return subprocess.run(

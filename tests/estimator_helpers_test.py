@@ -71,8 +71,38 @@ class CheckpointTest:
     with pytest.raises(ValueError, match=f"{name} has shape.*999"):
       estimator_helpers.check_checkpoint(tiny_model.init_checkpoint, config)
 
-  def test_latest_of_nothing_is_none(self, tmp_path):
-    assert estimator_helpers.latest_checkpoint(str(tmp_path)) is None
+
+class CheckOutputCheckpointTest:
+
+  def check(self, tmp_path, saved, graph):
+    prefix = str(tmp_path / "model.ckpt-7")
+    checkpoints.save_checkpoint(
+        {name: np.zeros(shape, np.float32) for name, shape in saved.items()},
+        prefix)
+    (tmp_path / "checkpoint").write_text(
+        'model_checkpoint_path: "model.ckpt-7"\n')
+    with tf.Graph().as_default():
+      for name, shape in graph.items():
+        tf.compat.v1.get_variable(name, shape)
+      return estimator_helpers.check_output_checkpoint(
+          str(tmp_path), tf.compat.v1.trainable_variables())
+
+  def test_nothing_there_is_none(self, tmp_path):
+    assert estimator_helpers.check_output_checkpoint(str(tmp_path), []) is None
+    assert estimator_helpers.steps_done(str(tmp_path)) == 0
+
+  def test_the_same_model_passes_with_its_slots(self, tmp_path):
+    assert self.check(
+        tmp_path, {"bert/a": [2], "bert/a/adam_m": [2], "global_step": []},
+        {"bert/a": [2]}) == str(tmp_path / "model.ckpt-7")
+
+  @pytest.mark.parametrize("graph, message", [
+      ({"bert/a": [3], "bert/b": [1]}, r"bert/a is \[2\] there and \[3\] here"),
+      ({"bert/a": [2]}, r"bert/b is \[1\] there and missing here"),
+      ({"bert/a": [2], "bert/b": [1], "x": [1]}, "x is missing there")])
+  def test_another_model_is_refused(self, graph, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+      self.check(tmp_path, {"bert/a": [2], "bert/b": [1]}, graph)
 
 
 class CheckWarmStartTest:

@@ -80,8 +80,10 @@ class OneProcessTest:
     horovod_helpers.barrier()
 
   def test_importing_the_scripts_does_not_import_horovod(self):
-    code = ("import sys, run_classifier; from absl import flags; "
-            "print([m for m in sys.modules if m.startswith('horovod')], "
+    # With the import blocked: None in sys.modules raises ImportError.
+    code = ("import sys; sys.modules['horovod'] = None; "
+            "import run_classifier; from absl import flags; "
+            "print([m for m in sys.modules if m.startswith('horovod.')], "
             "'task_name' in flags.FLAGS)")
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=conftest.PROJECT, check=True,
@@ -111,6 +113,11 @@ class OneProcessTest:
         horovod_helpers.comm_size(), horovod_helpers.comm_rank(),
         horovod_helpers.comm_local_size(), horovod_helpers.comm_local_rank())
 
+  def test_a_launchers_variable_that_is_no_number_is_named(self, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "many")
+    with pytest.raises(ValueError, match="OMPI_COMM_WORLD_SIZE=many"):
+      horovod_helpers.comm_size()
+
 
 @pytest.mark.slow
 class HorovodMissingTest:
@@ -126,6 +133,70 @@ class HorovodMissingTest:
     assert "pip install --no-build-isolation horovod==0.28.1" in run.stdout
 
 
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np"]
+
+# Run by each rank: what it sees of the data, and its variables after a step on
+# a gradient of its own.
+RANK_PROGRAM = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+import optimization
+from demo import horovod_helpers as helpers
+
+helpers.start_ranks(use_horovod=False, cpu_only=True)
+rank, size = helpers.hvd_rank(), helpers.hvd_size()
+helpers.barrier()
+seen = {"rank": rank, "size": size,
+        "slice": helpers.example_slice(11),
+        "own": helpers.record_file("t"),
+        "server": helpers.server_record_files("t"),
+        "shard": list(helpers.shard(
+            tf.data.Dataset.range(10)).as_numpy_iterator()),
+        "chief": helpers.chief_value(7 + rank)}
+with tf.Graph().as_default():
+  used = tf.compat.v1.get_variable("used", [3], initializer=tf.zeros_initializer())
+  table = tf.compat.v1.get_variable("table", [4, 2], initializer=tf.zeros_initializer())
+  tf.compat.v1.get_variable("unused", [2])
+  loss = 0.1 * (rank + 1) * (tf.reduce_sum(used) + tf.reduce_sum(tf.gather(table, [rank, 3])))
+  op = optimization.create_optimizer(loss, 1e-2, 10, 0, False)
+  by_name = {v.op.name: v for v in tf.compat.v1.global_variables()}
+  with tf.compat.v1.Session(config=helpers.session_config()) as session:
+    session.run(tf.compat.v1.global_variables_initializer())
+    session.run(op)
+    seen["m"] = session.run(by_name["used/adam_m"]).tolist()
+    seen["m_table"] = session.run(by_name["table/adam_m"]).tolist()
+    seen["names"] = sorted(by_name)
+json.dump(seen, open(sys.argv[1] + "/" + str(rank) + ".json", "w"), default=int)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+class RanksTest:
+
+  def test_each_rank_has_its_share_and_the_mean_of_the_gradients(
+      self, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(RANK_PROGRAM)
+    run = conftest.run_script(
+        str(program), tmp_path, launcher=[*MPIRUN, "2"])
+    assert run.returncode == 0, run.stdout
+    ranks = [json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1)]
+    for rank, seen in enumerate(ranks):
+      assert (seen["rank"], seen["size"]) == (rank, 2)
+      assert seen["own"] == f"t_{rank}"
+      assert seen["server"] == ["t_0", "t_1"]
+      assert seen["chief"] == 7
+      # Mean of 0.1 and 0.2, below the clipping norm, times 1 - beta_1.
+      assert seen["m"] == pytest.approx([0.015] * 3)
+      assert [row[0] for row in seen["m_table"]] == pytest.approx(
+          [0.005, 0.01, 0.0, 0.015])
+      assert "unused/adam_m" not in seen["names"]
+    assert [r["slice"] for r in ranks] == [[0, 6], [6, 11]]
+    assert sorted(ranks[0]["shard"] + ranks[1]["shard"]) == list(range(10))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
 class TwoRanksTest:
@@ -133,13 +204,12 @@ class TwoRanksTest:
   def test_classifier_trains_on_two_ranks(
       self, tiny_model, sst2_dir, tmp_path):
     output_dir = tmp_path / "out"
-    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", "2"]
     run = conftest.run_script(
         "run_classifier.py", "--task_name=sst2", "--do_train", "--do_eval",
         f"--data_dir={sst2_dir}", f"--output_dir={output_dir}", "--cpu_only",
         "--train_batch_size=8", "--learning_rate=1e-3", "--random_seed=1",
         "--num_train_epochs=4", "--detailed_results", *tiny_model.flags(),
-        launcher=mpirun)
+        launcher=[*MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
     assert "Horovod runs 2 rank(s), 2 on this server: switched" in run.stdout
     assert run.stdout.count("***** Running training *****") == 1

@@ -123,7 +123,20 @@ class TrainedTest:
         SCRIPT, "--task_name=ax", f"--data_dir={tmp_path}", "--do_predict",
         f"--output_dir={trained[0]}", "--cpu_only", *tiny_model.flags())
     assert run.returncode == 1
-    assert "output_weights has shape [2, 32] there and [3, 32]" in run.stdout
+    assert "output_bias is [2] there and [3] here" in run.stdout
+
+  def test_damaged_checkpoint_in_the_output_folder_is_refused(
+      self, trained, tiny_model, sst2_dir, tmp_path):
+    (source,) = trained[0].glob("model.ckpt-128.data-*")
+    for path in [*trained[0].glob("model.ckpt-128.*"),
+                 trained[0] / "checkpoint"]:
+      (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / source.name).write_bytes(source.read_bytes()[:5000])
+    run = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={sst2_dir}", "--do_eval",
+        f"--output_dir={tmp_path}", "--cpu_only", *tiny_model.flags())
+    assert run.returncode == 1 and "Traceback" not in run.stdout, run.stdout
+    assert "the newest in --output_dir, is damaged" in run.stdout
 
 
 class SeedTest:
@@ -276,7 +289,9 @@ def bad_input_cases():
       "missing column": (data(train=b"text\tlabel\nfine\t1\n"),
                          "train.tsv:1: no column 'sentence'"),
       "wrong column count": (data(train=b"sentence\tlabel\nfine\t1\ndull\n"),
-                             "train.tsv:3: 1 column(s), at least 2"),
+                             "train.tsv:3: 1 column(s), but the first line"),
+      "too many columns": (data(train=b"sentence\tlabel\nfine\t1\t2\n"),
+                           "train.tsv:2: 3 column(s), but the first line"),
       "blank line": (data(train=b"sentence\tlabel\n\nfine\t1\n"),
                      "train.tsv:2: 0 column(s)"),
       "unknown task": (flag(task_name="squad"), "--task_name=squad: unknown"),
@@ -299,7 +314,7 @@ def bad_input_cases():
       "binary vocabulary": (text_file("vocab_file", b"a\n\xff\xfe\n"),
                             "file:2: the vocabulary is not UTF-8"),
       "missing vocabulary": (flag(vocab_file="/nowhere/vocab.txt"),
-                             "/nowhere/vocab.txt"),
+                             "--vocab_file=/nowhere/vocab.txt is not there"),
       "config is no JSON": (text_file("bert_config_file", b"{"),
                             "is not JSON"),
       "config without a size": (text_file("bert_config_file", b'{"a": 1}'),
@@ -326,6 +341,9 @@ def bad_input_cases():
       "nothing to do": (flag(do_train="false"), "Nothing to do"),
       "batch larger than the data": (flag(train_batch_size=1000),
                                      "make less than one step"),
+      "rate of zero": (flag(learning_rate=0), "--learning_rate=0.0 has to be"),
+      "long warm-up": (flag(warmup_proportion=2), "has to be 0 to 1"),
+      "all dropped": (flag(dropout_before_logits=1), "has to be below 1"),
       "batch of zero": (flag(eval_batch_size=0), "--eval_batch_size=0"),
   }
 
