@@ -236,8 +236,8 @@ def gelu(x):
 
   Source: upstream symbol; Hendrycks and Gimpel 2016, section 2.
   """
-  # 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in the form that passes
-  # over the activations the fewest times; a tf.pow alone would double that.
+  # 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), with the constants
+  # gathered and without tf.pow, whose gradient takes a power again.
   scale = math.sqrt(2.0 / math.pi)
   inner = x * (scale + (scale * 0.044715) * tf.square(x))
   return x * (0.5 + 0.5 * tf.tanh(inner))

@@ -141,7 +141,7 @@ build_horovod() {
   "${pip[@]}" install -q --no-deps --force-reinstall "$scratch"/wheels/horovod-*.whl
 }
 
-say "building Horovod with $wanted (two to three minutes on 2 cores)"
+say "building Horovod with $wanted (some minutes)"
 build_horovod
 if ! check_horovod; then
   # pip may have kept a build of other settings.
