@@ -247,9 +247,9 @@ def _some(names):
 class ProgressHook(tf.estimator.SessionRunHook):
   """Shows loss, learning rate, examples/s and remaining time of a training.
 
-  On a terminal a bar that moves with every step; elsewhere a line after the
-  first step, every `log_steps` steps and at the end. The loss is the mean
-  since the last line.
+  On a terminal a bar that moves with every step, and a line at the end;
+  elsewhere a line after the first step, every `log_steps` steps and at the end.
+  The loss of a line is the mean of the last `log_steps` steps at most.
   """
 
   def __init__(self, num_train_steps, batch_size, log_steps, rate_collection):
@@ -281,7 +281,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
       logging.info("Going on from step %d.", self._step)
     self._losses = []
     self._first_step = self._step + 1
-    self._start = self._last_time = time.monotonic()
+    self._last_time = time.monotonic()
     self._last_step = self._step
 
   def before_run(self, run_context):
@@ -296,10 +296,13 @@ class ProgressHook(tf.estimator.SessionRunHook):
           f"loss {self._losses[-1]:.4f}, rate {rate:.3g}, "
           f"{self._throughput()}", refresh=False)
       self._bar.update()
-    elif (self._step == self._first_step or
-          self._step % self._log_steps == 0 or
-          self._step == self._num_train_steps):
+    is_due = (self._step == self._first_step or
+              self._step % self._log_steps == 0)
+    if self._step == self._num_train_steps or self._bar.disable and is_due:
       self._log_line(rate)
+    elif self._step == self._first_step:
+      # It also prepares the graph, so its speed means nothing.
+      self._last_time, self._last_step = time.monotonic(), self._step
 
   def end(self, session):
     self._bar.close()
@@ -310,8 +313,8 @@ class ProgressHook(tf.estimator.SessionRunHook):
     seconds = (now - self._last_time) / max(self._step - self._last_step, 1)
     line = (f"step {self._step}/{self._num_train_steps} "
             f"({100.0 * self._step / self._num_train_steps:.0f} %)  "
-            f"loss {np.mean(self._losses):.4f}  learning rate {rate:.3g}")
-    # The first step also prepares the graph, so its speed means nothing.
+            f"loss {np.mean(self._losses[-self._log_steps:]):.4f}  "
+            f"learning rate {rate:.3g}")
     if self._step > self._first_step:
       line += (f"  {self._throughput()}  remaining "
                f"{duration(remaining * seconds)}")
