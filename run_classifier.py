@@ -1022,7 +1022,8 @@ def _load_tokenizer(args, bert_config):
   tokenizer = tokenization.FullTokenizer(
       vocab_file=args.vocab_file, do_lower_case=args.do_lower_case)
   size = max(tokenizer.inv_vocab, default=-1) + 1
-  if size > bert_config.vocab_size:
+  # A larger table is usual where it was padded to a round number of rows.
+  if not 0 <= bert_config.vocab_size - size < 128:
     raise ValueError(
         f"--vocab_file={args.vocab_file} has {size} tokens, but the model "
         f"has {bert_config.vocab_size} embeddings (vocab_size in "
@@ -1032,10 +1033,6 @@ def _load_tokenizer(args, bert_config):
     raise ValueError(
         f"--vocab_file={args.vocab_file} has no {missing[0]}: it is not a "
         f"vocabulary of BERT.")
-  if size < bert_config.vocab_size:
-    logging.warning(
-        "%s has %d tokens, the model %d embeddings: make sure that they "
-        "belong together.", args.vocab_file, size, bert_config.vocab_size)
   return tokenizer
 
 

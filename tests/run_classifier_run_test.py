@@ -307,8 +307,12 @@ def bad_input_cases():
           "train.tsv:2: not a line of tab-separated values"),
       "vocabulary too large": (config(vocab_size=50),
                                "tokens, but the model has 50 embeddings"),
+      "vocabulary too small": (config(vocab_size=500),
+                               "tokens, but the model has 500 embeddings"),
       "checkpoint of another vocabulary": (
-          config(vocab_size=500), "bert/embeddings/word_embeddings has shape"),
+          lambda model, sst2_dir, folder: config(
+              vocab_size=model.vocab_size + 8)(model, sst2_dir, folder),
+          "bert/embeddings/word_embeddings has shape"),
       "no vocabulary of BERT": (text_file("vocab_file", b"hello\nworld\n"),
                                 "has no [CLS]"),
       "binary vocabulary": (text_file("vocab_file", b"a\n\xff\xfe\n"),
