@@ -14,10 +14,6 @@ from demo import script_helpers
 # EvalOutputsHook.
 _EVAL_OUTPUTS = "eval_outputs/"
 
-# The tables whose rows a vocabulary or a config must fit.
-WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
-POSITION_EMBEDDINGS = "bert/embeddings/position_embeddings"
-
 # TensorFlow's checkpoint reader turns its errors into Python's, not always.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
@@ -120,13 +116,14 @@ def check_checkpoint(init_checkpoint, bert_config):
   shapes = _read_through(
       init_checkpoint, f"--init_checkpoint={init_checkpoint}")
   for name, rows, key in (
-      (WORD_EMBEDDINGS, bert_config.vocab_size, "vocab_size"),
-      (POSITION_EMBEDDINGS, bert_config.max_position_embeddings,
-       "max_position_embeddings")):
-    if name in shapes and list(shapes[name]) != [rows, bert_config.hidden_size]:
+      ("bert/embeddings/word_embeddings", bert_config.vocab_size,
+       "vocab_size"),
+      ("bert/embeddings/position_embeddings",
+       bert_config.max_position_embeddings, "max_position_embeddings")):
+    if name in shapes and shapes[name] != [rows, bert_config.hidden_size]:
       raise ValueError(
           f"--init_checkpoint={init_checkpoint} does not fit "
-          f"--bert_config_file: {name} has shape {list(shapes[name])}, {key} "
+          f"--bert_config_file: {name} has shape {shapes[name]}, {key} "
           f"and hidden_size say {[rows, bert_config.hidden_size]}. Use the "
           f"vocab.txt and bert_config.json of the same model.")
 
@@ -214,7 +211,7 @@ def check_warm_start(tvars, assignment_map, init_checkpoint):
   Raises:
     ValueError: nothing matches, or a shape differs (names the variables).
   """
-  names = {var.name.split(":")[0]: var for var in tvars}
+  names = {var.op.name: var for var in tvars}
   saved = dict(tf.train.list_variables(init_checkpoint))
   loaded = sorted(assignment_map)
   fresh = sorted(set(names) - set(loaded))

@@ -23,6 +23,7 @@ from absl import logging
 from demo import checkpoints
 from demo import estimator_helpers
 from demo import script_helpers
+import run_classifier
 
 FLAGS = flags.FLAGS
 
@@ -108,7 +109,7 @@ def _data_dir():
           f"--task_name={FLAGS.task_name} needs --glue_dir, the folder of "
           f"GLUE's task folders (make demo GLUE_DIR=... TASK=...).")
     return _DEMO_DATA
-  task = FLAGS.task_name.lower().replace("-", "").replace("_", "")
+  task, _ = run_classifier.find_processor(FLAGS.task_name)
   if task not in _TASKS:
     raise ValueError(f"--task_name={FLAGS.task_name}: known are "
                      f"{', '.join(_TASKS.values())}.")

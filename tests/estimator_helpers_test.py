@@ -72,20 +72,29 @@ class CheckpointTest:
       estimator_helpers.check_checkpoint(tiny_model.init_checkpoint, config)
 
 
+def save_zeros(shapes, prefix):
+  """Writes a checkpoint of variables (name -> shape) that are all 0."""
+  checkpoints.save_checkpoint(
+      {name: np.zeros(shape, np.float32) for name, shape in shapes.items()},
+      prefix)
+
+
+def make_variables(shapes):
+  """Makes variables (name -> shape) in the default graph."""
+  for name, shape in shapes.items():
+    tf.compat.v1.get_variable(name, shape)
+  return tf.compat.v1.trainable_variables()
+
+
 class CheckOutputCheckpointTest:
 
   def check(self, tmp_path, saved, graph):
-    prefix = str(tmp_path / "model.ckpt-7")
-    checkpoints.save_checkpoint(
-        {name: np.zeros(shape, np.float32) for name, shape in saved.items()},
-        prefix)
+    save_zeros(saved, str(tmp_path / "model.ckpt-7"))
     (tmp_path / "checkpoint").write_text(
         'model_checkpoint_path: "model.ckpt-7"\n')
     with tf.Graph().as_default():
-      for name, shape in graph.items():
-        tf.compat.v1.get_variable(name, shape)
       return estimator_helpers.check_output_checkpoint(
-          str(tmp_path), tf.compat.v1.trainable_variables())
+          str(tmp_path), make_variables(graph))
 
   def test_nothing_there_is_none(self, tmp_path):
     assert estimator_helpers.check_output_checkpoint(str(tmp_path), []) is None
@@ -109,13 +118,9 @@ class CheckWarmStartTest:
 
   def check(self, tmp_path, saved, graph):
     prefix = str(tmp_path / "x.ckpt")
-    checkpoints.save_checkpoint(
-        {name: np.zeros(shape, np.float32) for name, shape in saved.items()},
-        prefix)
+    save_zeros(saved, prefix)
     with tf.Graph().as_default():
-      for name, shape in graph.items():
-        tf.compat.v1.get_variable(name, shape)
-      tvars = tf.compat.v1.trainable_variables()
+      tvars = make_variables(graph)
       assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
           tvars, prefix)
       return estimator_helpers.check_warm_start(tvars, assignment_map, prefix)
