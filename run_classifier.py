@@ -26,6 +26,7 @@ import tensorflow as tf
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import metrics
+from demo import record_helpers
 from demo import script_helpers
 import modeling
 import optimization
@@ -643,9 +644,7 @@ def file_based_convert_examples_to_features(
 
 def _record(feature, is_regression):
   """InputFeatures as tf.train.Example."""
-  def ints(values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
+  ints = record_helpers.int_feature
   if is_regression:
     label = tf.train.Feature(
         float_list=tf.train.FloatList(value=[feature.label_id]))
@@ -690,20 +689,11 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
       "is_real_example": tf.io.FixedLenFeature([], tf.int64),
   }
 
-  def parse_batch(records):
-    """Serialized examples [B] to a dict of tensors; TPUs have no int64."""
-    batch = tf.io.parse_example(records, name_to_features)
-    return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-            for name, value in batch.items()}
-
   def input_fn(params):
     """See the builder."""
-    d = tf.data.TFRecordDataset(input_file)
-    if is_training:
-      d = horovod_helpers.shard(d).repeat().shuffle(buffer_size=100)
-    d = d.batch(params["batch_size"], drop_remainder=drop_remainder)
-    # Parsed batch by batch, which takes a fraction of the time of row by row.
-    return d.map(parse_batch).prefetch(tf.data.AUTOTUNE)
+    return record_helpers.dataset(
+        input_file, name_to_features, params["batch_size"], is_training,
+        drop_remainder)
 
   return input_fn
 
@@ -856,24 +846,12 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
 
 
 def _warm_start(init_checkpoint, use_tpu):
-  """Takes the initial values of the graph's variables from a checkpoint.
-
-  Returns:
-    The scaffold_fn that a TPU needs for it, None elsewhere.
-  """
+  """Takes the graph's initial values from a checkpoint; the scaffold_fn."""
   tvars = tf.compat.v1.trainable_variables()
   assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
       tvars, init_checkpoint)
-  estimator_helpers.check_warm_start(tvars, assignment_map, init_checkpoint)
-
-  def scaffold_fn():
-    tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
-    return tf.compat.v1.train.Scaffold()
-
-  if use_tpu:
-    return scaffold_fn
-  tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
-  return None
+  return estimator_helpers.warm_start(
+      tvars, assignment_map, init_checkpoint, use_tpu)
 
 
 def input_fn_builder(features, seq_length, is_training, drop_remainder):
@@ -934,7 +912,9 @@ def main(_):
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
   script_helpers.check_output_dir(FLAGS.output_dir)
 
-  tokenizer = _load_tokenizer(FLAGS, bert_config)
+  tokenizer = tokenization.FullTokenizer(
+      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+  script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
   train_examples, dev_sets, test_sets = _read_examples(FLAGS, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
@@ -944,8 +924,8 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  estimator = _make_estimator(FLAGS, 
-      bert_config, num_labels, num_train_steps, num_warmup_steps,
+  estimator = _make_estimator(
+      FLAGS, bert_config, num_labels, num_train_steps, num_warmup_steps,
       processor.is_regression)
   if FLAGS.do_train:
     _train(FLAGS, estimator, train_examples, label_list, tokenizer,
@@ -987,11 +967,7 @@ def _check_flags(args, bert_config):
         "--do_predict.")
   script_helpers.check_training_flags(args)
   script_helpers.check_bert_config(args.bert_config_file, bert_config)
-  if not 3 <= args.max_seq_length <= bert_config.max_position_embeddings:
-    raise ValueError(
-        f"--max_seq_length={args.max_seq_length}: this model takes 3 to "
-        f"{bert_config.max_position_embeddings} tokens "
-        f"(max_position_embeddings in {args.bert_config_file}).")
+  script_helpers.check_max_seq_length(args, bert_config, smallest=3)
   if args.eval_batch_size < 1:
     raise ValueError(
         f"--eval_batch_size={args.eval_batch_size} has to be 1 or more.")
@@ -1015,25 +991,6 @@ def _check_checkpoints(args, bert_config, num_labels):
     raise ValueError(
         f"There is no model to evaluate: --output_dir={args.output_dir} has "
         f"no checkpoint. Pass --do_train, or --init_checkpoint.")
-
-
-def _load_tokenizer(args, bert_config):
-  """The tokenizer, checked against the model."""
-  tokenizer = tokenization.FullTokenizer(
-      vocab_file=args.vocab_file, do_lower_case=args.do_lower_case)
-  size = max(tokenizer.inv_vocab, default=-1) + 1
-  # A larger table is usual where it was padded to a round number of rows.
-  if not 0 <= bert_config.vocab_size - size < 128:
-    raise ValueError(
-        f"--vocab_file={args.vocab_file} has {size} tokens, but the model "
-        f"has {bert_config.vocab_size} embeddings (vocab_size in "
-        f"{args.bert_config_file}). Use the vocab.txt of the same model.")
-  missing = [t for t in ("[CLS]", "[SEP]", "[UNK]") if t not in tokenizer.vocab]
-  if missing:
-    raise ValueError(
-        f"--vocab_file={args.vocab_file} has no {missing[0]}: it is not a "
-        f"vocabulary of BERT.")
-  return tokenizer
 
 
 def _read_examples(args, task, processor):
@@ -1082,35 +1039,15 @@ def _train(args, estimator, train_examples, label_list, tokenizer,
       horovod_helpers.record_file(train_file))
   horovod_helpers.barrier()
 
-  size = horovod_helpers.hvd_size()
-  logging.info("***** Running training *****")
-  logging.info("  Num examples = %d", len(train_examples))
-  logging.info("  Batch size = %d per rank, %d in total",
-               args.train_batch_size, args.train_batch_size * size)
-  logging.info("  Num steps = %d", num_train_steps)
-  # Rank 0's word counts: were one rank to train and another not, they would
-  # wait for each other.
-  if horovod_helpers.chief_value(estimator_helpers.steps_done(
-      args.output_dir)) >= num_train_steps:
-    logging.warning(
-        "The newest checkpoint in %s has all %d steps already: nothing is "
-        "trained. Give a new run another --output_dir.", args.output_dir,
-        num_train_steps)
-    return
-  hooks = horovod_helpers.training_hooks()
-  if horovod_helpers.is_chief():
-    hooks.append(estimator_helpers.ProgressHook(
-        num_train_steps, args.train_batch_size, args.log_steps,
-        optimization.LEARNING_RATE))
-  estimator.train(
-      input_fn=file_based_input_fn_builder(
+  estimator_helpers.train(
+      args, estimator,
+      file_based_input_fn_builder(
           input_file=horovod_helpers.server_record_files(train_file),
           seq_length=args.max_seq_length,
           is_training=True,
           drop_remainder=True,
           is_regression=not label_list),
-      max_steps=num_train_steps,
-      hooks=hooks)
+      len(train_examples), num_train_steps, optimization.LEARNING_RATE)
 
 
 def _padded(args, examples, batch_size):

@@ -34,6 +34,15 @@ _CJK_BLOCKS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F))
+_CJK_CHARACTER = re.compile("[" + "".join(
+    f"{chr(first)}-{chr(last)}" for first, last in _CJK_BLOCKS) + "]")
+
+# What BasicTokenizer makes of printable ASCII.
+_ASCII_TOKEN = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9 ]")
+
+# Words whose pieces a FullTokenizer keeps, and how long they may be.
+_KEPT_WORDS = 1 << 17
+_KEPT_WORD_LENGTH = 40  # Characters.
 
 
 def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
@@ -169,7 +178,8 @@ class FullTokenizer(object):
     basic_tokenizer: BasicTokenizer.
     wordpiece_tokenizer: WordpieceTokenizer.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol, unchanged; the pieces of words that it has met are
+  kept, so don't change its parts after the first use.
   """
 
   def __init__(self, vocab_file, do_lower_case=True):
@@ -184,12 +194,26 @@ class FullTokenizer(object):
     self.inv_vocab = {index: token for token, index in self.vocab.items()}
     self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+    self._kept = {}
 
   def tokenize(self, text):
     """Returns the word pieces of `text` (list of str)."""
     pieces = []
+    # A blank separates words whatever stands around it.
+    for word in convert_to_unicode(text).split(" "):
+      found = self._kept.get(word)
+      pieces.extend(self._split(word) if found is None else found)
+    return pieces
+
+  def _split(self, text):
+    """The word pieces of a text without blanks; they are kept."""
+    pieces = []
     for word in self.basic_tokenizer.tokenize(text):
       pieces.extend(self.wordpiece_tokenizer.tokenize(word))
+    if len(text) <= _KEPT_WORD_LENGTH:
+      if len(self._kept) >= _KEPT_WORDS:
+        self._kept.clear()
+      self._kept[text] = pieces
     return pieces
 
   def convert_tokens_to_ids(self, tokens):
@@ -223,7 +247,10 @@ class BasicTokenizer(object):
     Returns:
       List of str: words, punctuation marks and ideographs.
     """
-    text = self._clean_text(convert_to_unicode(text))
+    text = convert_to_unicode(text)
+    if text.isascii() and text.isprintable():  # Most text: the same, faster.
+      return _ASCII_TOKEN.findall(text.lower() if self.do_lower_case else text)
+    text = self._clean_text(text)
     # Only the Chinese models know words of ideographs anyway, and the English
     # ones were trained with this step, so it is done for every language.
     text = self._tokenize_chinese_chars(text)
@@ -258,9 +285,7 @@ class BasicTokenizer(object):
 
   def _tokenize_chinese_chars(self, text):
     """Puts blanks around every CJK ideograph."""
-    return "".join(
-        f" {char} " if self._is_chinese_char(ord(char)) else char
-        for char in text)
+    return _CJK_CHARACTER.sub(r" \g<0> ", text)
 
   def _is_chinese_char(self, cp):
     """Whether the code point (int) is a CJK ideograph.

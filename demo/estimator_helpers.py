@@ -235,6 +235,100 @@ def check_warm_start(tvars, assignment_map, init_checkpoint):
   return loaded, fresh, unused
 
 
+def warm_start(tvars, assignment_map, init_checkpoint, use_tpu):
+  """Takes initial values from a checkpoint, after `check_warm_start`.
+
+  Args:
+    tvars: list of the graph's trainable variables.
+    assignment_map: dict checkpoint name -> variable.
+    init_checkpoint: string, checkpoint prefix.
+    use_tpu: bool.
+
+  Returns:
+    The scaffold_fn that a TPU needs for it, None elsewhere.
+  """
+  check_warm_start(tvars, assignment_map, init_checkpoint)
+
+  def scaffold_fn():
+    tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+    return tf.compat.v1.train.Scaffold()
+
+  if use_tpu:
+    return scaffold_fn
+  tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+  return None
+
+
+def train(args, estimator, input_fn, num_examples, num_train_steps,
+          rate_collection):
+  """Trains up to a step, unless the newest checkpoint is already there.
+
+  Args:
+    args: the parsed flags.
+    estimator: TPUEstimator.
+    input_fn: function of params, the records of this rank.
+    num_examples: int, training examples of all ranks, for the log.
+    num_train_steps: int, step at which the training ends.
+    rate_collection: string, graph collection with the learning rate.
+  """
+  size = horovod_helpers.hvd_size()
+  logging.info("***** Running training *****")
+  logging.info("  Num examples = %d", num_examples)
+  logging.info("  Batch size = %d per rank, %d in total",
+               args.train_batch_size, args.train_batch_size * size)
+  logging.info("  Num steps = %d", num_train_steps)
+  # Rank 0's word counts: were one rank to train and another not, they would
+  # wait for each other.
+  if horovod_helpers.chief_value(
+      steps_done(args.output_dir)) >= num_train_steps:
+    logging.warning(
+        "The newest checkpoint in %s has all %d steps already: nothing is "
+        "trained. Give a new run another --output_dir.", args.output_dir,
+        num_train_steps)
+    return
+  hooks = horovod_helpers.training_hooks()
+  listeners = []
+  if horovod_helpers.is_chief():
+    hooks.append(ProgressHook(num_train_steps, args.train_batch_size,
+                              args.log_steps, rate_collection))
+    if estimator.config.keep_checkpoint_max == 1:
+      listeners.append(_FirstCheckpointListener(num_train_steps))
+  estimator.train(input_fn=input_fn, max_steps=num_train_steps, hooks=hooks,
+                  saving_listeners=listeners)
+
+
+class _FirstCheckpointListener(tf.estimator.CheckpointSaverListener):
+  """Where one checkpoint is kept, lets that of step 0 go with the next but one.
+
+  A run too short for a checkpoint on its way leaves those of its first and its
+  last step, as upstream's does; any other leaves one.
+  """
+
+  def __init__(self, num_train_steps):
+    """`num_train_steps`: int, step at which the training ends."""
+    self._num_train_steps = num_train_steps
+    self._kept = []
+
+  def begin(self):
+    (self._saver,) = tf.compat.v1.get_collection(
+        tf.compat.v1.GraphKeys.SAVERS)
+
+  def before_save(self, session, global_step_value):
+    if self._kept and global_step_value < self._num_train_steps:
+      self._set_counted(self._kept + self._saver.last_checkpoints)
+      self._kept = []
+
+  def after_save(self, session, global_step_value):
+    if global_step_value == 0:
+      self._kept = self._saver.last_checkpoints
+      self._set_counted([])
+
+  def _set_counted(self, paths):
+    """Sets the checkpoints that count, the oldest of which goes first."""
+    now = time.time()
+    self._saver.set_last_checkpoints_with_time([(path, now) for path in paths])
+
+
 def _some(names):
   """The first few of a list of names, in words."""
   shown = ", ".join(names[:4]) or "none"

@@ -264,6 +264,49 @@ def check_bert_config(path, bert_config):
         f"{bert_config.num_attention_heads}.")
 
 
+def check_max_seq_length(args, bert_config, smallest):
+  """Refuses a length that the model has no position embeddings for.
+
+  Args:
+    args: the parsed flags.
+    bert_config: modeling.BertConfig.
+    smallest: int, tokens that the script needs at least.
+
+  Raises:
+    ValueError: names the lengths that fit.
+  """
+  if not smallest <= args.max_seq_length <= bert_config.max_position_embeddings:
+    raise ValueError(
+        f"--max_seq_length={args.max_seq_length}: this model takes {smallest} "
+        f"to {bert_config.max_position_embeddings} tokens "
+        f"(max_position_embeddings in {args.bert_config_file}).")
+
+
+def check_vocabulary(args, vocab, bert_config):
+  """Refuses the vocabulary of another model.
+
+  Args:
+    args: the parsed flags.
+    vocab: dict token -> id.
+    bert_config: modeling.BertConfig.
+
+  Raises:
+    ValueError: its size does not fit the model, or a token of BERT is missing.
+  """
+  size = max(vocab.values(), default=-1) + 1
+  # A larger table is usual where it was padded to a round number of rows.
+  if not 0 <= bert_config.vocab_size - size < 128:
+    raise ValueError(
+        f"--vocab_file={args.vocab_file} has {size} tokens, but the model "
+        f"has {bert_config.vocab_size} embeddings (vocab_size in "
+        f"{args.bert_config_file}). Use the vocab.txt of the same model.")
+  missing = [t for t in ("[CLS]", "[SEP]", "[UNK]") if t not in vocab]
+  if missing:
+    raise ValueError(
+        f"--vocab_file={args.vocab_file} has no {missing[0]}: it is not a "
+        f"vocabulary of BERT.")
+
+
 @contextlib.contextmanager
 def finished_file(path):
   """Gives a temporary name to write to, and renames it when all went well.

@@ -1,5 +1,6 @@
 """Fixtures: a tiny model, tiny data sets, and a way to run the scripts."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -117,6 +118,57 @@ def sst2_dir(tmp_path_factory):
       f"{i}\t{text}\n"
       for i, (text, _) in enumerate(sentiment_rows(21, 3))))
   return folder
+
+
+def squad_articles(count, seed, version_2=False):
+  """Questions that a tiny model learns: which of these words is there?
+
+  Returns:
+    dict, a SQuAD file of `count` questions, four to a paragraph; with
+    `version_2` a fourth of the paragraphs has no answer.
+  """
+  rng = np.random.RandomState(seed)
+  paragraphs = []
+  for number in range(count // 4):
+    words = [str(rng.choice(WORDS[:12])) for _ in range(14)]
+    answer = str(rng.choice(["bad", "awful", "dull", "good", "great"]))
+    place = int(rng.randint(14))
+    impossible = version_2 and number % 4 == 3
+    if not impossible:
+      words[place] = answer
+    start = len(" ".join(words[:place])) + (1 if place else 0)
+    found = [] if impossible else [{"text": answer, "answer_start": start}]
+    qas = [{"id": f"{seed}-{number}-{i}", "question": f"what is it {i}?",
+            "answers": found} for i in range(4)]
+    if version_2:
+      for qa in qas:
+        qa["is_impossible"] = impossible
+    paragraphs.append({"context": " ".join(words), "qas": qas})
+  return {"version": "2.0" if version_2 else "1.1",
+          "data": [{"title": "Opinions", "paragraphs": paragraphs}]}
+
+
+@pytest.fixture(scope="session")
+def squad_dir(tmp_path_factory):
+  """train.json and dev.json in SQuAD 1.1's form, train2 and dev2 in 2.0's."""
+  folder = tmp_path_factory.mktemp("squad")
+  for name, count, seed, version_2 in (
+      ("train", 480, 1, False), ("dev", 80, 2, False),
+      ("train2", 640, 3, True), ("dev2", 80, 4, True)):
+    (folder / f"{name}.json").write_text(
+        json.dumps(squad_articles(count, seed, version_2)))
+  return folder
+
+
+def events(folder):
+  """tag -> [(step, value)] of a folder's TensorBoard files."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).glob("events.out.tfevents.*")):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append(
+            (event.step, value.simple_value))
+  return found
 
 
 def run_script(script, *flags, launcher=(), env=None, timeout=600):

@@ -11,7 +11,6 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import conftest
 
@@ -19,17 +18,6 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = "run_classifier.py"
 TRAINING = ["--train_batch_size=16", "--learning_rate=2e-3", "--cpu_only"]
-
-
-def events(folder):
-  """tag -> [(step, value)] of a folder's TensorBoard files."""
-  found = {}
-  for path in sorted(pathlib.Path(folder).glob("events.out.tfevents.*")):
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
-      for value in event.summary.value:
-        found.setdefault(value.tag, []).append(
-            (event.step, value.simple_value))
-  return found
 
 
 def eval_results(folder):
@@ -87,10 +75,10 @@ class TrainedTest:
     assert "deprecated" not in trained[1] and "Traceback" not in trained[1]
 
   def test_tensorboard_has_the_curves(self, trained):
-    curves = events(trained[0])
+    curves = conftest.events(trained[0])
     for tag in ("loss", "learning_rate", "examples/sec"):
       assert len(curves[tag]) >= 4, tag
-    assert events(trained[0] / "eval")["eval_accuracy"][-1][0] == 128
+    assert conftest.events(trained[0] / "eval")["eval_accuracy"][-1][0] == 128
 
   def test_eval_and_predict_alone_give_the_same(
       self, trained, tiny_model, sst2_dir):
@@ -148,7 +136,7 @@ class SeedTest:
         f"--random_seed={seed}", f"--output_dir={output_dir}", *TRAINING,
         *tiny_model.flags())
     assert run.returncode == 0, run.stdout
-    return events(output_dir)["loss"], eval_results(output_dir)
+    return conftest.events(output_dir)["loss"], eval_results(output_dir)
 
   def test_same_seed_same_losses_and_scores(
       self, tiny_model, sst2_dir, tmp_path):

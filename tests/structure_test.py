@@ -10,17 +10,21 @@ import pytest
 from tests import conftest
 
 PROJECT = conftest.PROJECT
+SCRIPTS_MAY_IMPORT = {
+    "tokenization", "modeling", "optimization", "demo.horovod_helpers",
+    "demo.estimator_helpers", "demo.record_helpers", "demo.script_helpers",
+    "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
     "modeling.py": set(),
     "optimization.py": {"demo.horovod_helpers"},
-    "run_classifier.py": {
-        "tokenization", "modeling", "optimization", "demo.horovod_helpers",
-        "demo.estimator_helpers", "demo.script_helpers", "demo.metrics",
-        "habana"},
+    "run_classifier.py": SCRIPTS_MAY_IMPORT,
+    "run_squad.py": SCRIPTS_MAY_IMPORT,
     "demo/horovod_helpers.py": {"habana"},
     "demo/script_helpers.py": set(),
+    "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
         "demo.horovod_helpers", "demo.script_helpers"},
     "demo/metrics.py": set(),
@@ -100,8 +104,10 @@ class InterfaceTest:
     assert modules
     for name, module in modules.items():
       tree = ast.parse((PROJECT / f"{name}.py").read_text(encoding="utf-8"))
-      ours = [node.name for node in tree.body
-              if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+      ours = [getattr(node, "name", None) or node.targets[0].id
+              for node in tree.body
+              if isinstance(node, (ast.FunctionDef, ast.ClassDef)) or
+              isinstance(node, ast.Assign)]  # A namedtuple, for one.
       wanted = [definition["name"] for definition in module["definitions"]]
       assert [x for x in ours if x in wanted] == wanted, name
 
@@ -142,7 +148,8 @@ class DocumentTest:
     body = source[source.index("def define_run_flags"):]
     names = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', body)
     assert len(names) >= 5
-    for name in names + ["dropout_before_logits", "detailed_results"]:
+    for name in names + ["dropout_before_logits", "detailed_results", "do_eval",
+                         "write_offsets", "preprocess_workers"]:
       for document in ("README.md", "CHANGES.md"):
         assert f"`--{name}`" in (PROJECT / document).read_text() or (
             f"| `{name}` |" in (PROJECT / document).read_text()), name

@@ -1,0 +1,119 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""Work shared out among processes, its results in order.
+
+Workers are forked when a `WorkerPool` is made. Make it early in `main`, before
+Horovod, a device or a session has started: what these hold does not like to be
+forked.
+"""
+
+import collections
+from concurrent import futures
+from concurrent.futures import process
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+
+from demo import horovod_helpers
+
+# Items that a worker has waiting, so that none idles and memory stays small.
+_WAITING_PER_WORKER = 3
+
+_function = None
+
+
+def default_workers():
+  """The CPU cores that this process may use, shared with the other ranks."""
+  return max(len(os.sched_getaffinity(0)) // horovod_helpers.comm_local_size(),
+             1)
+
+
+class WorkerPool(object):
+  """Calls a function on many items, in several processes.
+
+  Use it in a `with` statement, or call `close`.
+
+  Attributes:
+    num_workers: int.
+  """
+
+  def __init__(self, function, num_workers):
+    """Starts the workers.
+
+    Args:
+      function: function of one picklable item; it may hold any data, since
+        the workers inherit it.
+      num_workers: int; with 1 everything happens in this process.
+    """
+    self.num_workers = num_workers
+    self._function = function
+    self._executor = None
+    # What is there stays; looking through it again and again for garbage is
+    # slow, and would give each worker a copy of it.
+    gc.freeze()
+    if num_workers > 1:
+      self._executor = futures.ProcessPoolExecutor(
+          num_workers, multiprocessing.get_context("fork"), _start,
+          (function,))
+      self._executor.submit(os.getpid)  # Forks them all.
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+  def map(self, items):
+    """Yields function(item) for each item, in the order of the items.
+
+    Items are taken from the iterable as results are used, so neither are ever
+    in memory all together.
+
+    Args:
+      items: iterable.
+
+    Raises:
+      ValueError: what the function raised, or a worker was killed.
+    """
+    if self._executor is None:
+      yield from map(self._function, items)
+      return
+    waiting = collections.deque()
+    try:
+      for item in items:
+        waiting.append(self._executor.submit(_call, item))
+        if len(waiting) >= _WAITING_PER_WORKER * self.num_workers:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    except process.BrokenProcessPool as error:
+      raise ValueError(
+          f"One of {self.num_workers} worker processes was killed, perhaps for "
+          f"lack of memory. Use fewer, down to --preprocess_workers=1.") from (
+              error)
+    except ValueError as error:
+      raise ValueError(str(error)) from error  # Raised in a worker.
+
+  def close(self):
+    """Ends the workers; `map` does not work any more."""
+    if self._executor is not None:
+      self._executor.shutdown(cancel_futures=True)
+
+
+def _start(function):
+  """Runs first in each worker."""
+  global _function
+  _function = function
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends the workers.
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+  """A worker whose parent was killed would wait for work for ever."""
+  multiprocessing.parent_process().join()
+  os._exit(1)  # pylint: disable=protected-access
+
+
+def _call(item):
+  return _function(item)

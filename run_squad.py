@@ -1,0 +1,1402 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""Fine-tunes BERT to answer questions with spans of a text: SQuAD 1.1 and 2.0.
+
+  python run_squad.py --do_train --train_file=train-v1.1.json \
+    --do_predict --do_eval --predict_file=dev-v1.1.json \
+    --vocab_file=vocab.txt --bert_config_file=bert_config.json \
+    --init_checkpoint=bert_model.ckpt --output_dir=/tmp/squad
+
+The way of a question: JSON file -> SquadExample -> windows of the text, each
+an InputFeatures -> tf.train.Example in a record file -> input_fn -> model_fn
+-> start and end logits -> write_predictions -> scores.
+
+Source: google-research/bert (commit cc7051dc); Habana's BERT fine-tuning
+changes for devices and ranks; Rajpurkar et al. 2016 and 2018 for the data sets
+and their scores.
+"""
+
+import array
+import bisect
+import collections
+import functools
+import itertools
+import json
+import math
+import os
+import random
+import re
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from demo import estimator_helpers
+from demo import horovod_helpers
+from demo import metrics
+from demo import record_helpers
+from demo import script_helpers
+from demo import worker_helpers
+import modeling
+import optimization
+import tokenization
+
+FLAGS = flags.FLAGS
+
+_FIRST_UNIQUE_ID = 1000000000
+
+# Examples that a worker converts at a time: many, so that the words of one
+# article come to one worker, but some chunks for each.
+_MAX_CHUNK_SIZE = 256
+_CHUNKS_PER_WORKER = 4
+
+# The words of a paragraph are what stands between these signs. U+202F is one
+# of them and U+00A0 is not, as in upstream.
+_WORD = re.compile("[^ \t\r\n\u202f]+")
+
+# Stands in null_odds.json for a question without any answer to weigh against.
+_NO_ANSWER_ODDS = 1000000.0
+
+
+def init_squad_flags():
+  """Defines the script's flags: upstream's, then those added here."""
+  script_helpers.define_model_flags(max_seq_length=384)
+  script_helpers.define_training_flags()
+  flags.DEFINE_string(
+      "train_file", None, "SQuAD JSON file to train on.")
+  flags.DEFINE_string(
+      "predict_file", None,
+      "SQuAD JSON file with the questions to answer; for --do_predict alone it "
+      "needs no answers.")
+  flags.DEFINE_integer(
+      "doc_stride", 128,
+      "Tokens from the start of one window to the start of the next, where a "
+      "text is too long for one.")
+  flags.DEFINE_integer(
+      "max_query_length", 64, "Tokens of a question; longer ones are cut.")
+  flags.DEFINE_bool("do_predict", False, "Answer the questions.")
+  flags.DEFINE_integer(
+      "n_best_size", 20, "Answers per question in nbest_predictions.json.")
+  flags.DEFINE_integer(
+      "max_answer_length", 30, "Tokens of an answer at most.")
+  script_helpers.define_tpu_flags()
+  flags.DEFINE_bool(
+      "verbose_logging", False,
+      "Log where an answer could not be found again in the original text.")
+  flags.DEFINE_bool(
+      "version_2_with_negative", False,
+      "SQuAD 2.0: some questions have no answer in the text.")
+  flags.DEFINE_float(
+      "null_score_diff_threshold", 0.0,
+      "With --version_2_with_negative: no answer is given where null is ahead "
+      "of the best answer by more than this.")
+
+  # Not in upstream.
+  script_helpers.define_run_flags()
+  flags.DEFINE_bool(
+      "do_eval", False,
+      "Score predictions.json against the answers in --predict_file.")
+  flags.DEFINE_bool(
+      "write_offsets", False,
+      "Beside upstream's result files write nbest_offsets.json: the n-best "
+      "answers with their place in the text, in characters.")
+  flags.DEFINE_integer(
+      "preprocess_workers", None,
+      "Processes that convert the examples; the records are the same for any "
+      "number. None takes all cores.", lower_bound=1)
+
+
+class SquadExample(object):
+  """A question on a text.
+
+  Where the question has no answer in the text, both positions are -1.
+  """
+
+  def __init__(self,
+               qas_id,
+               question_text,
+               doc_tokens,
+               orig_answer_text=None,
+               start_position=None,
+               end_position=None,
+               is_impossible=False,
+               context=None,
+               place=None):
+    """Takes the values as they are.
+
+    Args:
+      qas_id: string, unique id of the question.
+      question_text: string.
+      doc_tokens: list of string, the words of the text.
+      orig_answer_text: string, for training.
+      start_position: int, for training: first word of the answer.
+      end_position: int, for training: last word of the answer.
+      is_impossible: bool, for training: the text has no answer.
+      context: string, for prediction: the text, so that answers can be placed
+        in it.
+      place: string, for prediction: where the question stands, for messages.
+    """
+    self.doc_tokens, self.context, self.place = doc_tokens, context, place
+    self.qas_id, self.question_text = qas_id, question_text
+    self.start_position, self.end_position = start_position, end_position
+    self.orig_answer_text = orig_answer_text
+    self.is_impossible = is_impossible
+
+  def __str__(self):
+    return self.__repr__()
+
+  def __repr__(self):
+    parts = [f"qas_id: {self.qas_id}", f"question_text: {self.question_text}",
+             f"doc_tokens: [{' '.join(self.doc_tokens)}]"]
+    if self.start_position:  # Not for 0 either, as in upstream.
+      parts += [f"{name}: {getattr(self, name)}" for name in (
+          "start_position", "end_position", "is_impossible")]
+    return ", ".join(parts)
+
+
+class InputFeatures(object):
+  """One window of a text with its question, as numbers."""
+
+  def __init__(self,
+               unique_id,
+               example_index,
+               doc_span_index,
+               tokens,
+               token_to_orig_map,
+               token_is_max_context,
+               input_ids,
+               input_mask,
+               segment_ids,
+               start_position=None,
+               end_position=None,
+               is_impossible=None):
+    """Takes the values as they are.
+
+    Args:
+      unique_id: int, number of the window.
+      example_index: int, number of the question.
+      doc_span_index: int, number of the window among those of its question.
+      tokens: list of string, `[CLS] question [SEP] text [SEP]`.
+      token_to_orig_map: dict from the place of a token of the text in `tokens`
+        to the place of its word in the text.
+      token_is_max_context: dict with the same keys: whether no other window
+        has more of the text around that token.
+      input_ids: list of S int, token ids, padded with 0.
+      input_mask: list of S int, 1 for tokens, 0 for padding.
+      segment_ids: list of S int, 1 for the text and the last [SEP], else 0.
+      start_position: int or None, first token of the answer; 0 where the
+        window doesn't hold all of it.
+      end_position: int or None, last token of the answer.
+      is_impossible: bool or None.
+    """
+    self.unique_id, self.example_index = unique_id, example_index
+    self.doc_span_index, self.tokens = doc_span_index, tokens
+    self.token_to_orig_map = token_to_orig_map
+    self.token_is_max_context = token_is_max_context
+    self.input_ids, self.input_mask = input_ids, input_mask
+    self.segment_ids, self.is_impossible = segment_ids, is_impossible
+    self.start_position, self.end_position = start_position, end_position
+
+
+class AnswerFeatures(object):
+  """What `write_predictions` needs of an InputFeatures, in little memory.
+
+  Attributes: as in InputFeatures, made when they are asked for.
+  """
+
+  __slots__ = ("unique_id", "example_index", "_inv_vocab", "_first",
+               "_input_ids", "_words", "_max_context")
+
+  def __init__(self, packed, unique_id, inv_vocab):
+    """Takes what `pack` gave, perhaps in another process.
+
+    Args:
+      packed: see `pack`.
+      unique_id: int.
+      inv_vocab: dict id -> token.
+    """
+    (self.example_index, self._first, self._input_ids, self._words,
+     self._max_context) = packed
+    self.unique_id, self._inv_vocab = unique_id, inv_vocab
+
+  @staticmethod
+  def pack(feature):
+    """An InputFeatures as a tuple of ints and bytes."""
+    places = feature.token_to_orig_map
+    return (feature.example_index, next(iter(places)),
+            array.array("i", feature.input_ids[:len(feature.tokens)]).tobytes(),
+            array.array("i", places.values()).tobytes(),
+            bytes(feature.token_is_max_context.values()))
+
+  @property
+  def tokens(self):
+    return [self._inv_vocab[x] for x in array.array("i", self._input_ids)]
+
+  @property
+  def token_to_orig_map(self):
+    return dict(enumerate(array.array("i", self._words), self._first))
+
+  @property
+  def token_is_max_context(self):
+    return dict(enumerate(map(bool, self._max_context), self._first))
+
+
+def _walk(path):
+  """The questions of a SQuAD file.
+
+  Args:
+    path: string, JSON file: {"data": [{"title", "paragraphs": [{"context",
+      "qas": [{"id", "question", ...}]}]}]}.
+
+  Yields:
+    (context, qa, place): string, dict, and for messages the path inside the
+    file with title and id.
+
+  Raises:
+    ValueError: it is not such a file; names the path inside it.
+  """
+  if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+    raise ValueError(f"{path} is not there: --train_file and --predict_file "
+                     f"take SQuAD JSON files.")
+  try:
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      content = json.loads(reader.read().decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text: byte "
+                     f"{error.start}. Convert it with iconv.") from None
+  except (json.JSONDecodeError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {error}.") from None
+  articles = _member(content, "data", list, path, "")
+  for a, article in enumerate(articles):
+    place = f"data[{a}]"
+    paragraphs = _member(article, "paragraphs", list, path, place)
+    title = article.get("title", "")
+    for p, paragraph in enumerate(paragraphs):
+      inside = f"{place}.paragraphs[{p}]"
+      context = _member(paragraph, "context", str, path, inside, title)
+      for q, qa in enumerate(
+          _member(paragraph, "qas", list, path, inside, title)):
+        spot = f"{inside}.qas[{q}]"
+        _member(qa, "question", str, path, spot, title)
+        qas_id = _member(qa, "id", str, path, spot, title)
+        yield context, qa, f"{path}: {spot} ({title!r}, id {qas_id!r})"
+
+
+_KINDS = {list: "a list", str: "a text", dict: "an object",
+          int: "a whole number"}
+
+
+def _member(value, key, kind, path, place, title=None):
+  """value[key], if it is there and of the right kind."""
+  named = f" ({title!r})" if title else ""
+  if not isinstance(value, dict):
+    raise ValueError(
+        f"{path}: {place or 'the file'}{named} is {_shown(value)}, expected an "
+        f"object with {key!r}: this is not a SQuAD file.")
+  if not isinstance(value.get(key), kind) or isinstance(value[key], bool):
+    found = (f"is {_shown(value[key])}, expected {_KINDS[kind]}"
+             if key in value else "is missing")
+    dot = "." if place else ""
+    raise ValueError(f"{path}: {place}{dot}{key}{named} {found}: this is not "
+                     f"a SQuAD file.")
+  return value[key]
+
+
+def _shown(value):
+  text = json.dumps(value)
+  return text if len(text) <= 40 else text[:37] + "..."
+
+
+def read_squad_examples(input_file, is_training, version_2_with_negative=False):
+  """Reads the questions of a SQuAD file.
+
+  Args:
+    input_file: string, JSON file in the form of SQuAD 1.1 or 2.0.
+    is_training: bool, read the answers too, of which each question then needs
+      exactly one.
+    version_2_with_negative: bool, questions may have no answer.
+
+  Returns:
+    List of SquadExample. A training question whose answer can't be found in
+    the words of its text is left out, with a warning.
+
+  Raises:
+    ValueError: it is not such a file, an answer is missing or outside of the
+      text, or the file is of the other version; names the path inside it.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  examples = []
+  last_context = None
+  for context, qa, place in _walk(input_file):
+    if context is not last_context:  # Questions share their text.
+      doc_tokens = _WORD.findall(context)
+      starts = ([match.start() for match in _WORD.finditer(context)]
+                if is_training else None)
+      last_context = context
+    if qa.get("is_impossible") and not version_2_with_negative:
+      raise ValueError(
+          f"{place} has no answer: this is SQuAD 2.0. Pass "
+          f"--version_2_with_negative.")
+    if not is_training:
+      examples.append(SquadExample(
+          qa["id"], qa["question"], doc_tokens, context=context, place=place))
+      continue
+    if version_2_with_negative and not isinstance(
+        qa.get("is_impossible"), bool):
+      raise ValueError(
+          f"{place} doesn't say whether it has an answer (is_impossible): this "
+          f"is SQuAD 1.1. Leave --version_2_with_negative out.")
+    if version_2_with_negative and qa["is_impossible"]:
+      examples.append(SquadExample(
+          qa["id"], qa["question"], doc_tokens, "", -1, -1, True))
+      continue
+    example = _training_example(context, qa, place, doc_tokens, starts)
+    if example is not None:
+      examples.append(example)
+  return examples
+
+
+def _training_example(context, qa, place, doc_tokens, starts):
+  """The SquadExample of a question with its answer; None if not found."""
+  answers = qa.get("answers")
+  if not isinstance(answers, list) or len(answers) != 1:
+    count = len(answers) if isinstance(answers, list) else 0
+    raise ValueError(f"{place} has {count} answers, for training it needs "
+                     f"exactly 1.")
+  text, offset = (answers[0].get(key) if isinstance(answers[0], dict) else None
+                  for key in ("text", "answer_start"))
+  if not isinstance(text, str):
+    raise ValueError(f"{place}: answers[0].text is missing.")
+  if not isinstance(offset, int):
+    raise ValueError(f"{place}: answers[0].answer_start is missing.")
+  last = max(offset + len(text) - 1, 0)
+  if not 0 <= offset <= last < len(context):
+    raise ValueError(
+        f"{place}: answers[0].answer_start is {offset}, outside of the text of "
+        f"{len(context)} characters.")
+  # A blank belongs to the word before it.
+  start, end = (bisect.bisect_right(starts, x) - 1 for x in (offset, last))
+  found = " ".join(doc_tokens[start:end + 1])
+  wanted = " ".join(tokenization.whitespace_tokenize(text))
+  if wanted not in found:
+    logging.warning("%s: the answer %r is not at answer_start %d, where %r "
+                    "stands: left out.", place, wanted, offset, found)
+    return None
+  return SquadExample(
+      qa["id"], qa["question"], doc_tokens, text, start, end, False)
+
+
+def convert_examples_to_features(examples, tokenizer, max_seq_length,
+                                 doc_stride, max_query_length, is_training,
+                                 output_fn):
+  """Turns questions into windows of their texts, one after the other.
+
+  Args:
+    examples: iterable of SquadExample.
+    tokenizer: FullTokenizer.
+    max_seq_length: int, S, tokens of a window with its question.
+    doc_stride: int, tokens from the start of a window to that of the next.
+    max_query_length: int, tokens of a question; longer ones are cut.
+    is_training: bool, set start and end positions.
+    output_fn: function, called with each InputFeatures in order.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  unique_ids = itertools.count(_FIRST_UNIQUE_ID)
+  windows = _Windows(tokenizer, max_seq_length, doc_stride, max_query_length)
+  for example_index, example in enumerate(examples):
+    for feature in windows.of(example, example_index, is_training):
+      feature.unique_id = next(unique_ids)
+      output_fn(feature)
+
+
+class _Windows(object):
+  """Cuts the texts of questions into windows that the model can take."""
+
+  _DocSpan = collections.namedtuple("DocSpan", ["start", "length"])
+
+  def __init__(self, tokenizer, max_seq_length, doc_stride, max_query_length):
+    """See `convert_examples_to_features`."""
+    self._tokenizer = tokenizer
+    self._max_seq_length = max_seq_length
+    self._doc_stride = doc_stride
+    self._max_query_length = max_query_length
+    self._last_text = None  # Questions share their text.
+
+  def of(self, example, example_index, is_training):
+    """Yields the InputFeatures of a question, without unique_id."""
+    query = self._tokenizer.tokenize(example.question_text)
+    query = ["[CLS]"] + query[:self._max_query_length] + ["[SEP]"]
+    if example.doc_tokens is not self._last_text:
+      self._tokenize_text(example.doc_tokens)
+    pieces, word_of_piece = self._pieces, self._word_of_piece
+    answer = None
+    if is_training and not example.is_impossible:
+      answer = _improve_answer_span(
+          pieces, self._first_pieces[example.start_position],
+          self._first_pieces[example.end_position + 1] - 1, self._tokenizer,
+          example.orig_answer_text)
+    spans = self._spans(len(pieces), self._max_seq_length - len(query) - 1)
+    for number, span in enumerate(spans):
+      end = span.start + span.length
+      tokens = query + pieces[span.start:end] + ["[SEP]"]
+      places = range(len(query), len(query) + span.length)
+      input_ids = self._tokenizer.convert_tokens_to_ids(tokens)
+      padding = [0] * (self._max_seq_length - len(tokens))
+      feature = InputFeatures(
+          None, example_index, number, tokens,
+          dict(zip(places, word_of_piece[span.start:end])),
+          dict(zip(places, _max_context(spans, number))),
+          input_ids + padding,
+          [1] * len(tokens) + padding,
+          [0] * len(query) + [1] * (span.length + 1) + padding,
+          is_impossible=example.is_impossible)
+      if is_training:
+        feature.start_position, feature.end_position = _positions(
+            answer, span, len(query))
+      if example_index < 20:
+        _log_feature(example, feature)
+      yield feature
+
+  def _tokenize_text(self, words):
+    """Sets the pieces of a text, the word of each, and where words begin."""
+    pieces_of_words = list(map(self._tokenizer.tokenize, words))
+    lengths = list(map(len, pieces_of_words))
+    self._pieces = list(itertools.chain.from_iterable(pieces_of_words))
+    self._word_of_piece = list(itertools.chain.from_iterable(
+        map(itertools.repeat, range(len(words)), lengths)))
+    self._first_pieces = list(itertools.accumulate(lengths, initial=0))
+    self._last_text = words
+
+  def _spans(self, num_pieces, max_pieces):
+    """The windows of a text of `num_pieces` tokens."""
+    spans = []
+    start = 0
+    while start < num_pieces:
+      length = min(num_pieces - start, max_pieces)
+      spans.append(self._DocSpan(start, length))
+      if start + length == num_pieces:
+        break
+      start += min(length, self._doc_stride)
+    return spans
+
+
+def _max_context(spans, number):
+  """For each token of a window: has no other window more text around it?"""
+  if len(spans) == 1:
+    return [True] * spans[0].length
+  span = spans[number]
+  # Windows far away have none of these tokens.
+  first = bisect.bisect_left(
+      spans, span.start, hi=number, key=lambda other: sum(other) - 1)
+  last = bisect.bisect_left(
+      spans, sum(span), lo=number, key=lambda other: other.start)
+  near = spans[first:last]
+  return [_check_is_max_context(near, number - first, position)
+          for position in range(span.start, sum(span))]
+
+
+def _positions(answer, span, offset):
+  """First and last token of the answer in a window; 0, 0 if not inside."""
+  if answer is None:
+    return 0, 0
+  start, end = answer
+  if start < span.start or end >= span.start + span.length:
+    return 0, 0
+  return start - span.start + offset, end - span.start + offset
+
+
+def _log_feature(example, feature):
+  """Shows how a question was converted, at debug level."""
+  logging.debug(
+      "Example %s, window %d (unique_id %s)\n  tokens: %s\n"
+      "  token_to_orig_map: %s\n  token_is_max_context: %s\n  input_ids: %s\n"
+      "  answer: %s to %s: %s", example.qas_id, feature.doc_span_index,
+      feature.unique_id,
+      " ".join(tokenization.printable_text(x) for x in feature.tokens),
+      feature.token_to_orig_map, feature.token_is_max_context,
+      feature.input_ids, feature.start_position, feature.end_position,
+      example.orig_answer_text)
+
+
+def _improve_answer_span(doc_tokens, input_start, input_end, tokenizer,
+                         orig_answer_text):
+  """Shrinks an answer's span to the word pieces that spell it exactly.
+
+  SQuAD marks characters, so an answer may be a part of a word: "1895" in
+  "(1895-1943)" is found among the pieces "(", "1895", "-", "1943", ")".
+
+  Args:
+    doc_tokens: list of string, word pieces of the text.
+    input_start: int, first piece of the words that hold the answer.
+    input_end: int, last piece of them.
+    tokenizer: FullTokenizer.
+    orig_answer_text: string.
+
+  Returns:
+    (start, end), ints: the first, then longest span inside that spells the
+    answer, or the one that came in.
+
+  Source: upstream symbol, unchanged.
+  """
+  wanted = " ".join(tokenizer.tokenize(orig_answer_text))
+  for start in range(input_start, input_end + 1):
+    for end in range(input_end, start - 1, -1):
+      if " ".join(doc_tokens[start:end + 1]) == wanted:
+        return start, end
+  return input_start, input_end
+
+
+def _check_is_max_context(doc_spans, cur_span_index, position):
+  """Whether a window is the one that shows most text around a token.
+
+  Windows overlap, so a token may be in several. What counts is the smaller of
+  the numbers of tokens before and after it, and a little the window's length.
+
+  Args:
+    doc_spans: list of (start, length), ints.
+    cur_span_index: int, the window.
+    position: int, place of the token in the text.
+
+  Returns:
+    bool. Of windows that are equally good it is the first.
+
+  Source: upstream symbol, unchanged.
+  """
+  best_score = best_index = None
+  for index, (start, length) in enumerate(doc_spans):
+    before, after = position - start, start + length - 1 - position
+    if before >= 0 and after >= 0:
+      score = min(before, after) + 0.01 * length
+      if best_score is None or score > best_score:
+        best_score, best_index = score, index
+  return cur_span_index == best_index
+
+
+def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
+                 use_one_hot_embeddings):
+  """Builds BERT with an output layer on each token.
+
+  Args:
+    bert_config: BertConfig.
+    is_training: bool, turns dropout on.
+    input_ids: int32 [B, S].
+    input_mask: int32 [B, S].
+    segment_ids: int32 [B, S].
+    use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+
+  Returns:
+    (start_logits, end_logits): float32 [B, S] each.
+
+  Source: upstream symbol, unchanged.
+  """
+  model = modeling.BertModel(
+      bert_config, is_training, input_ids, input_mask, segment_ids,
+      use_one_hot_embeddings)
+  sequence_output = model.get_sequence_output()  # [B, S, W]
+  batch_size, seq_length, width = modeling.get_shape_list(
+      sequence_output, expected_rank=3)
+  weights = tf.compat.v1.get_variable(
+      "cls/squad/output_weights", [2, width],
+      initializer=modeling.create_initializer(0.02))
+  bias = tf.compat.v1.get_variable(
+      "cls/squad/output_bias", [2], initializer=tf.zeros_initializer())
+  logits = tf.nn.bias_add(
+      tf.matmul(tf.reshape(sequence_output, [-1, width]), weights,
+                transpose_b=True), bias)  # [B*S, 2]
+  start_logits, end_logits = tf.unstack(
+      tf.reshape(logits, [batch_size, seq_length, 2]), axis=2)
+  return (start_logits, end_logits)
+
+
+def model_fn_builder(bert_config, init_checkpoint, learning_rate,
+                     num_train_steps, num_warmup_steps, use_tpu,
+                     use_one_hot_embeddings):
+  """Makes the model_fn of the Estimator.
+
+  Args:
+    bert_config: BertConfig.
+    init_checkpoint: string or None, checkpoint to start from.
+    learning_rate: float, peak rate.
+    num_train_steps: int; None outside of training.
+    num_warmup_steps: int; None outside of training.
+    use_tpu: bool.
+    use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+
+  Returns:
+    Function (features, labels, mode, params) -> TPUEstimatorSpec. It
+    predicts `unique_ids` [B], `start_logits` and `end_logits` [B, S].
+
+  Source: upstream symbol; see CHANGES.
+  """
+
+  def model_fn(features, labels, mode, params):
+    """See the builder; labels and params are not used."""
+    del labels, params
+    if mode not in (tf.estimator.ModeKeys.TRAIN, tf.estimator.ModeKeys.PREDICT):
+      raise ValueError(
+          f"The model of run_squad trains and predicts, mode {mode!r} is "
+          f"neither: scores come from the predictions.")
+    is_training = mode == tf.estimator.ModeKeys.TRAIN
+    start_logits, end_logits = create_model(
+        bert_config, is_training, features["input_ids"],
+        features["input_mask"], features["segment_ids"],
+        use_one_hot_embeddings)
+    scaffold_fn = (
+        _warm_start(init_checkpoint, use_tpu) if init_checkpoint else None)
+    spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
+    if not is_training:
+      return spec(mode=mode, scaffold_fn=scaffold_fn, predictions={
+          "unique_ids": features["unique_ids"],
+          "start_logits": start_logits, "end_logits": end_logits})
+    loss = (position_loss(start_logits, features["start_positions"]) +
+            position_loss(end_logits, features["end_positions"])) / 2.0
+    train_op = optimization.create_optimizer(
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+    return spec(mode=mode, loss=loss, train_op=train_op,
+                scaffold_fn=scaffold_fn)
+
+  def position_loss(logits, positions):
+    """Mean cross entropy of logits [B, S] at positions [B]."""
+    log_probs = tf.nn.log_softmax(logits, axis=-1)
+    one_hot = tf.one_hot(positions, depth=tf.shape(logits)[1])
+    return -tf.reduce_mean(tf.reduce_sum(one_hot * log_probs, axis=-1))
+
+  return model_fn
+
+
+def _warm_start(init_checkpoint, use_tpu):
+  """Takes the graph's initial values from a checkpoint; the scaffold_fn."""
+  tvars = tf.compat.v1.trainable_variables()
+  assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
+      tvars, init_checkpoint)
+  return estimator_helpers.warm_start(
+      tvars, assignment_map, init_checkpoint, use_tpu)
+
+
+def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
+  """Makes the input_fn that reads record files.
+
+  In training the records of all ranks of this server are shared out among
+  them, repeated without end and shuffled in a buffer of 100.
+
+  Args:
+    input_file: string or list of strings.
+    seq_length: int, S, as the records were written.
+    is_training: bool.
+    drop_remainder: bool, leave an incomplete last batch out.
+
+  Returns:
+    Function of params (dict with "batch_size", B) that returns a tf.data
+    Dataset of dicts of int32 tensors: unique_ids [B], input_ids, input_mask,
+    segment_ids [B, S], and for training start_positions, end_positions [B].
+
+  Source: upstream symbol; see CHANGES.
+  """
+  sequences = ("input_ids", "input_mask", "segment_ids")
+  scalars = ("unique_ids",)
+  if is_training:
+    scalars += ("start_positions", "end_positions")
+  name_to_features = {
+      **{name: tf.io.FixedLenFeature([seq_length], tf.int64)
+         for name in sequences},
+      **{name: tf.io.FixedLenFeature([], tf.int64) for name in scalars}}
+
+  def input_fn(params):
+    """See the builder."""
+    return record_helpers.dataset(
+        input_file, name_to_features, params["batch_size"], is_training,
+        drop_remainder)
+
+  return input_fn
+
+
+RawResult = collections.namedtuple(
+    "RawResult", ["unique_id", "start_logits", "end_logits"])
+
+# An answer that a window proposes: tokens `start` to `end` of feature number
+# `feature` of the question; 0 to 0 is "no answer".
+_Candidate = collections.namedtuple(
+    "_Candidate", ["feature", "start", "end", "start_logit", "end_logit"])
+
+# An answer as text. `place` is (first word, last word, start, end) where start
+# and end count characters in the words joined by blanks; None for no answer.
+_Answer = collections.namedtuple(
+    "_Answer", ["text", "start_logit", "end_logit", "place"])
+
+
+def write_predictions(all_examples, all_features, all_results, n_best_size,
+                      max_answer_length, do_lower_case, output_prediction_file,
+                      output_nbest_file, output_null_log_odds_file,
+                      version_2_with_negative=False, verbose_logging=False,
+                      null_score_diff_threshold=0.0, output_offsets_file=None):
+  """Finds the answers in the logits and writes them as JSON files.
+
+  Args:
+    all_examples: list of SquadExample.
+    all_features: iterable of InputFeatures or AnswerFeatures.
+    all_results: iterable of RawResult, in any order.
+    n_best_size: int, answers per question.
+    max_answer_length: int, tokens.
+    do_lower_case: bool, as the tokenizer was made.
+    output_prediction_file: string, id -> text.
+    output_nbest_file: string, id -> list of text, probability, start_logit
+      and end_logit, the best first.
+    output_null_log_odds_file: string, id -> logits of no answer minus those of
+      the best answer; written with `version_2_with_negative`.
+    version_2_with_negative: bool, questions may have no answer.
+    verbose_logging: bool, see `get_final_text`.
+    null_score_diff_threshold: float, no answer is given where that difference
+      is larger.
+    output_offsets_file: string or None, the n-best answers with `start` and
+      `end` in the text, characters; the examples need their `context`.
+
+  Returns:
+    List of the three dicts that were written: predictions, n-best answers,
+    differences.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  features_of = collections.defaultdict(list)
+  for feature in all_features:
+    features_of[feature.example_index].append(feature)
+  result_of = {result.unique_id: result for result in all_results}
+
+  predictions, nbest_json, null_odds, offsets = (
+      collections.OrderedDict() for _ in range(4))
+  for example_index, example in enumerate(script_helpers.progress_bar(
+      all_examples, desc="Writing answers")):
+    features = features_of[example_index]
+    candidates, null = _candidates(
+        features, result_of, n_best_size, max_answer_length,
+        version_2_with_negative)
+    answers = _n_best(
+        candidates, null, n_best_size, functools.partial(
+            _answer, example=example, features=features,
+            do_lower_case=do_lower_case, verbose_logging=verbose_logging))
+    probabilities = _compute_softmax(
+        [answer.start_logit + answer.end_logit for answer in answers])
+    nbest_json[example.qas_id] = [
+        collections.OrderedDict(
+            text=answer.text, probability=probability,
+            start_logit=answer.start_logit, end_logit=answer.end_logit)
+        for answer, probability in zip(answers, probabilities)]
+    predictions[example.qas_id] = answers[0].text
+    if version_2_with_negative:
+      predictions[example.qas_id], null_odds[example.qas_id] = _best_or_none(
+          answers, null, null_score_diff_threshold)
+    if output_offsets_file:
+      offsets[example.qas_id] = [
+          dict(entry, **_offsets(answer.place, example.context))
+          for entry, answer in zip(nbest_json[example.qas_id], answers)]
+
+  _write_json(output_prediction_file, predictions)
+  _write_json(output_nbest_file, nbest_json)
+  if version_2_with_negative:
+    _write_json(output_null_log_odds_file, null_odds)
+  if output_offsets_file:
+    _write_json(output_offsets_file, offsets)
+  return [predictions, nbest_json, null_odds]
+
+
+def _candidates(features, result_of, n_best_size, max_answer_length, with_null):
+  """All spans that could be the answer, the best first.
+
+  Returns:
+    (candidates, null): list of _Candidate, and the best "no answer" among the
+    windows, which is in the list too; None without `with_null`.
+  """
+  candidates = []
+  null = None
+  for number, feature in enumerate(features):
+    result = result_of[feature.unique_id]
+    max_context = feature.token_is_max_context  # Its keys are the text.
+    starts, ends = (
+        [(index, float(logits[index]))
+         for index in _get_best_indexes(logits, n_best_size)
+         if index in max_context]
+        for logits in (result.start_logits, result.end_logits))
+    for start, start_logit in starts:
+      if not max_context[start]:
+        continue
+      for end, end_logit in ends:
+        if start <= end < start + max_answer_length:
+          candidates.append(
+              _Candidate(number, start, end, start_logit, end_logit))
+    if with_null:
+      of_window = _Candidate(number, 0, 0, float(result.start_logits[0]),
+                             float(result.end_logits[0]))
+      if null is None or _score(of_window) < _score(null):
+        null = of_window
+  if with_null:
+    null = null or _Candidate(0, 0, 0, 0.0, 0.0)
+    candidates.append(null)
+  candidates.sort(key=_score, reverse=True)
+  return candidates, null
+
+
+def _score(candidate):
+  return candidate.start_logit + candidate.end_logit
+
+
+def _n_best(candidates, null, n_best_size, to_answer):
+  """The best _Answers of a question; no text comes twice."""
+  answers = collections.OrderedDict()
+  for candidate in candidates:
+    if len(answers) >= n_best_size:
+      break
+    answer = to_answer(candidate)
+    answers.setdefault(answer.text, answer)
+  if null is not None:  # One more than n_best_size, if need be.
+    answers.setdefault("", _Answer("", null.start_logit, null.end_logit, None))
+  # A text without a word gives no candidate.
+  return list(answers.values()) or [_Answer("empty", 0.0, 0.0, None)]
+
+
+def _answer(candidate, example, features, do_lower_case, verbose_logging):
+  """The _Answer of a candidate, in the words of the text."""
+  if candidate.start == 0:
+    return _Answer("", candidate.start_logit, candidate.end_logit, None)
+  feature = features[candidate.feature]
+  pieces = feature.tokens[candidate.start:candidate.end + 1]
+  pred_text = " ".join(pieces).replace(" ##", "").replace("##", "")
+  first, last = (feature.token_to_orig_map[place]
+                 for place in (candidate.start, candidate.end))
+  orig_text = " ".join(example.doc_tokens[first:last + 1])
+  start, end = _final_span(
+      " ".join(pred_text.split()), orig_text, do_lower_case, verbose_logging)
+  return _Answer(orig_text[start:end], candidate.start_logit,
+                 candidate.end_logit, (first, last, start, end))
+
+
+def _best_or_none(answers, null, threshold):
+  """What to predict where there may be no answer.
+
+  Returns:
+    (text, difference): "" if null is ahead of the best answer by more than the
+    threshold.
+  """
+  best = next((answer for answer in answers if answer.text), None)
+  if best is None:
+    return "", _NO_ANSWER_ODDS
+  difference = _score(null) - best.start_logit - best.end_logit
+  return "" if difference > threshold else best.text, difference
+
+
+def _offsets(place, context):
+  """Start and end of an answer in its text, in characters; None for none."""
+  if place is None:
+    return {"start": None, "end": None}
+  first, last, start, end = place
+  # Where each character of the joined words stands in the text.
+  characters = []
+  for match in itertools.islice(_WORD.finditer(context), first, last + 1):
+    characters += range(match.start(), match.end() + 1)  # And the blank.
+  return {"start": characters[start], "end": characters[end - 1] + 1}
+
+
+def _write_json(path, content):
+  script_helpers.write_text(path, json.dumps(content, indent=4) + "\n")
+
+
+def get_final_text(pred_text, orig_text, do_lower_case, verbose_logging=False):
+  """Finds an answer made of word pieces again in the original text.
+
+  Word pieces are lower-cased, without accents, and cut at punctuation. For
+  pred_text "steve smith" and orig_text "Steve Smith's" the answer is "Steve
+  Smith": the text is tokenized in the same way, and where both have the same
+  characters besides blanks, places can be carried over.
+
+  Args:
+    pred_text: string, joined word pieces.
+    orig_text: string, the words that they come from.
+    do_lower_case: bool, as the tokenizer was made.
+    verbose_logging: bool, say why the whole `orig_text` was taken.
+
+  Returns:
+    string, a part of `orig_text`, or all of it where the answer isn't found.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  start, end = _final_span(pred_text, orig_text, do_lower_case, verbose_logging)
+  return orig_text[start:end]
+
+
+def _final_span(pred_text, orig_text, do_lower_case, verbose_logging):
+  """`get_final_text` as (start, end) in `orig_text`."""
+  everything = (0, len(orig_text))
+
+  def give_up(why):
+    if verbose_logging:
+      logging.info("%s: %r in %r", why, pred_text, orig_text)
+    return everything
+
+  tok_text = " ".join(
+      words for words in (
+          _basic_words(word, do_lower_case) for word in orig_text.split(" "))
+      if words)
+  found = tok_text.find(pred_text)
+  if found < 0:
+    return give_up("Answer not found in the text")
+  in_orig, in_tok = (
+      [place for place, char in enumerate(text) if char != " "]
+      for text in (orig_text, tok_text))
+  if len(in_orig) != len(in_tok):
+    return give_up("Tokenization changed the number of characters")
+  ends = []
+  for place in (found, found + len(pred_text) - 1):
+    number = bisect.bisect_left(in_tok, place)
+    if number == len(in_tok) or in_tok[number] != place:
+      return give_up("Answer begins or ends with a blank")
+    ends.append(in_orig[number])
+  return ends[0], ends[1] + 1
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _basic_words(word, do_lower_case):
+  """A word as BasicTokenizer splits it, joined by blanks."""
+  return " ".join(tokenization.BasicTokenizer(do_lower_case).tokenize(word))
+
+
+def _get_best_indexes(logits, n_best_size):
+  """Returns the places of the largest logits, the best first (list of int).
+
+  Source: upstream symbol, unchanged; equal logits keep their order.
+  """
+  order = np.argsort(-np.asarray(logits, np.float64), kind="stable")
+  return order[:n_best_size].tolist()
+
+
+def _compute_softmax(scores):
+  """Returns the softmax of a list of float, as a list.
+
+  Source: upstream symbol, unchanged.
+  """
+  if not scores:
+    return []
+  highest = max(scores)
+  powers = [math.exp(score - highest) for score in scores]
+  total = sum(powers)
+  return [power / total for power in powers]
+
+
+class FeatureWriter(object):
+  """Writes InputFeatures to a record file.
+
+  Each record is a tf.train.Example with int64 lists `unique_ids` (1 value),
+  `input_ids`, `input_mask`, `segment_ids` (S values each), and for training
+  `start_positions`, `end_positions`, `is_impossible` (1 value each).
+
+  Attributes:
+    filename: string.
+    is_training: bool.
+    num_features: int, written so far.
+
+  Source: upstream symbol, unchanged.
+  """
+
+  def __init__(self, filename, is_training):
+    """Opens the file."""
+    self.is_training, self.filename = is_training, filename
+    self.num_features = 0
+    self._writer = tf.io.TFRecordWriter(filename)
+
+  def process_feature(self, feature):
+    """Writes an InputFeatures."""
+    self.write(_record_entries(feature, self.is_training), feature.unique_id)
+
+  def write(self, entries, unique_id):
+    """Writes what `_record_entries` made of an InputFeatures."""
+    self.num_features += 1
+    self._writer.write(record_helpers.serialized_example(
+        entries, record_helpers.scalar_entry("unique_ids", unique_id)))
+
+  def close(self):
+    """Finishes the file."""
+    self._writer.close()
+
+
+def _record_entries(feature, is_training):
+  """An InputFeatures, serialized but for its unique_id (bytes)."""
+  repeated = record_helpers.repeated_int_entry
+  entries = [
+      record_helpers.int_entry("input_ids", feature.input_ids),
+      repeated("input_mask", tuple(feature.input_mask)),
+      repeated("segment_ids", tuple(feature.segment_ids))]
+  if is_training:
+    entries += [
+        repeated("start_positions", (feature.start_position,)),
+        repeated("end_positions", (feature.end_position,)),
+        repeated("is_impossible", (int(bool(feature.is_impossible)),))]
+  return b"".join(entries)
+
+
+def validate_flags_or_throw(bert_config):
+  """Refuses flags that can't work together.
+
+  Args:
+    bert_config: BertConfig.
+
+  Raises:
+    ValueError: names the flag and the way out.
+
+  Source: upstream symbol, unchanged but for --do_eval.
+  """
+  tokenization.validate_case_matches_checkpoint(
+      FLAGS.do_lower_case, FLAGS.init_checkpoint)
+  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval):
+    raise ValueError(
+        "Nothing to do: pass one or more of --do_train, --do_predict and "
+        "--do_eval.")
+  for flag, file_flag in (("do_train", "train_file"),
+                          ("do_predict", "predict_file"),
+                          ("do_eval", "predict_file")):
+    if FLAGS[flag].value and not FLAGS[file_flag].value:
+      raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
+  script_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
+  if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
+    raise ValueError(
+        f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the text "
+        f"beside a question of --max_query_length={FLAGS.max_query_length} and "
+        f"3 marks: it has to be {FLAGS.max_query_length + 4} or more.")
+
+
+def main(_):
+  """Trains, answers and scores, as the flags say."""
+  tf.compat.v1.enable_resource_variables()
+  script_helpers.check_input_files(FLAGS)
+  bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+  script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
+  validate_flags_or_throw(bert_config)
+  _check_flags(FLAGS)
+  tokenizer = tokenization.FullTokenizer(
+      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+  script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
+  with _worker_pool(FLAGS, tokenizer) as pool:
+    horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
+    script_helpers.check_output_dir(FLAGS.output_dir)
+    answers = _read_answers(FLAGS) if FLAGS.do_eval else None
+    predict_examples = (
+        _read_predict_examples(FLAGS) if FLAGS.do_predict else None)
+    if FLAGS.do_train or FLAGS.do_predict:
+      _check_checkpoints(FLAGS, bert_config)
+    if FLAGS.do_train:
+      _train(FLAGS, bert_config, pool)
+    if not horovod_helpers.is_chief():
+      return
+    if FLAGS.do_predict:
+      _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
+    if FLAGS.do_eval:
+      _evaluate(FLAGS, answers)
+
+
+def _check_flags(args):
+  """Refuses what can't work, beyond `validate_flags_or_throw`."""
+  script_helpers.check_training_flags(args)
+  for name in ("max_query_length", "n_best_size", "max_answer_length"):
+    if getattr(args, name) < 1:
+      raise ValueError(f"--{name}={getattr(args, name)} has to be 1 or more.")
+  most = args.max_seq_length - args.max_query_length - 3
+  if not 1 <= args.doc_stride <= most:
+    raise ValueError(
+        f"--doc_stride={args.doc_stride} has to be 1 to {most}: with "
+        f"--max_seq_length={args.max_seq_length} and "
+        f"--max_query_length={args.max_query_length} a window may hold no more "
+        f"than {most} tokens of the text, and what lies between two windows "
+        f"would be lost.")
+  if args.do_eval and args.do_train and not args.do_predict:
+    raise ValueError(
+        "--do_eval scores predictions, and --do_train alone makes none: add "
+        "--do_predict.")
+
+
+def _check_checkpoints(args, bert_config):
+  """Refuses checkpoints that don't fit, before the data are converted."""
+  with tf.Graph().as_default():
+    ids = tf.zeros([1, 2], tf.int32)
+    create_model(bert_config, False, ids, ids, ids, False)
+    trained = estimator_helpers.check_output_checkpoint(
+        args.output_dir, tf.compat.v1.trainable_variables())
+    if args.init_checkpoint:
+      estimator_helpers.check_checkpoint(args.init_checkpoint, bert_config)
+      _warm_start(args.init_checkpoint, use_tpu=False)
+  if not (trained or args.init_checkpoint or args.do_train):
+    raise ValueError(
+        f"There is no model to predict with: --output_dir={args.output_dir} "
+        f"has no checkpoint. Pass --do_train, or --init_checkpoint.")
+
+
+def _read_answers(args):
+  """The true answers of --predict_file: id -> list of texts."""
+  answers = {}
+  for _, qa, place in _walk(args.predict_file):
+    texts = [answer.get("text") for answer in qa.get("answers") or []
+             if isinstance(answer, dict)]
+    unlabelled = (not isinstance(qa.get("answers"), list)
+                  or None in texts or len(texts) < len(qa["answers"]))
+    if unlabelled or not (texts or args.version_2_with_negative):
+      raise ValueError(
+          f"{place} has no answer to score with. Leave --do_eval out"
+          f"{', or pass --version_2_with_negative' if not texts else ''}.")
+    answers[qa["id"]] = texts
+  if not answers:
+    raise ValueError(f"--predict_file={args.predict_file} has no question.")
+  return answers
+
+
+def _read_predict_examples(args):
+  """The questions of --predict_file, each id once."""
+  examples = read_squad_examples(
+      args.predict_file, False, args.version_2_with_negative)
+  if not examples:
+    raise ValueError(f"--predict_file={args.predict_file} has no question.")
+  places = {}
+  for example in examples:
+    if example.qas_id in places:
+      raise ValueError(
+          f"{example.place} has the id of {places[example.qas_id]}: answers "
+          f"are told apart by their ids, so each may occur once.")
+    places[example.qas_id] = example.place
+    if not example.doc_tokens:
+      logging.warning("%s has an empty context: there is no answer to find.",
+                      example.place)
+  return examples
+
+
+def _worker_pool(args, tokenizer):
+  """The processes that convert examples."""
+  convert = functools.partial(
+      _convert_chunk, windows=_Windows(
+          tokenizer, args.max_seq_length, args.doc_stride,
+          args.max_query_length))
+  num_workers = args.preprocess_workers or worker_helpers.default_workers()
+  needed = args.do_train or args.do_predict
+  return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
+
+
+# Examples for a worker: the number of the first, whether they are for training,
+# and what is wanted of them: records, AnswerFeatures, or both.
+_Chunk = collections.namedtuple(
+    "_Chunk", ["first", "examples", "is_training", "records", "answers"])
+
+
+def _convert_chunk(chunk, windows):
+  """Converts the examples of a chunk, in a worker process.
+
+  Returns:
+    List with a pair for each window: its record but for the unique_id, its
+    packed AnswerFeatures; None for what was not wanted.
+  """
+  return [
+      (_record_entries(feature, chunk.is_training) if chunk.records else None,
+       AnswerFeatures.pack(feature) if chunk.answers else None)
+      for example_index, example in enumerate(chunk.examples, chunk.first)
+      for feature in windows.of(example, example_index, chunk.is_training)]
+
+
+def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
+  """Converts examples in the processes of a pool, in their order.
+
+  Args:
+    examples: list of SquadExample.
+    is_training: bool.
+    pool: WorkerPool.
+    record_file: string or None, file to write.
+    inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
+
+  Returns:
+    (num_features, features): int and list of AnswerFeatures.
+  """
+  size = min(max(len(examples) // (pool.num_workers * _CHUNKS_PER_WORKER), 1),
+             _MAX_CHUNK_SIZE)
+  chunks = (
+      _Chunk(first, examples[first:first + size], is_training,
+             record_file is not None, inv_vocab is not None)
+      for first in range(0, len(examples), size))
+  writer = FeatureWriter(record_file, is_training) if record_file else None
+  features = []
+  num_features = 0
+  with script_helpers.progress_bar(
+      total=len(examples), desc="Converting", unit=" questions") as bar:
+    for windows in pool.map(chunks):
+      for entries, packed in windows:
+        unique_id = _FIRST_UNIQUE_ID + num_features
+        num_features += 1
+        if entries is not None:
+          writer.write(entries, unique_id)
+        if packed is not None:
+          features.append(AnswerFeatures(packed, unique_id, inv_vocab))
+      bar.update(min(size, len(examples) - bar.n))
+  if writer:
+    writer.close()
+  return num_features, features
+
+
+def _write_records(args, examples, is_training, pool, record_file, origin,
+                   inv_vocab=None):
+  """Writes the record file of examples, unless it is there already.
+
+  Args:
+    args: the parsed flags.
+    examples: list of SquadExample.
+    is_training: bool.
+    pool: WorkerPool.
+    record_file: string.
+    origin: string, the JSON file that the examples come from.
+    inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
+
+  Returns:
+    (num_features, features), see `_convert`.
+  """
+  made_from = record_helpers.origin(
+      {"input": origin, "vocab": args.vocab_file,
+       "run_squad": __file__, "tokenization": tokenization.__file__},
+      {"is_training": is_training, "do_lower_case": args.do_lower_case,
+       "max_seq_length": args.max_seq_length, "doc_stride": args.doc_stride,
+       "max_query_length": args.max_query_length,
+       "version_2_with_negative": args.version_2_with_negative,
+       "rank": horovod_helpers.hvd_rank() if is_training else 0,
+       "ranks": horovod_helpers.hvd_size() if is_training else 1})
+  num_features = record_helpers.reusable(record_file, made_from)
+  if num_features is not None:
+    if inv_vocab is None:
+      return num_features, []
+    return _convert(examples, is_training, pool, inv_vocab=inv_vocab)
+  record_helpers.forget(record_file)
+  with script_helpers.finished_file(record_file) as temporary:
+    num_features, features = _convert(
+        examples, is_training, pool, temporary, inv_vocab)
+  record_helpers.write_lock(record_file, made_from, num_features)
+  return num_features, features
+
+
+def _make_estimator(args, bert_config, num_train_steps=None,
+                    num_warmup_steps=None):
+  """The Estimator of the flags' model and folders."""
+  model_fn = model_fn_builder(
+      bert_config, args.init_checkpoint,
+      estimator_helpers.effective_learning_rate(args), num_train_steps,
+      num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu)
+  return tf.compat.v1.estimator.tpu.TPUEstimator(
+      model_fn=model_fn,
+      # Many ranks and large models fill a disk.
+      config=estimator_helpers.run_config(args, keep_checkpoint_max=1),
+      use_tpu=args.use_tpu,
+      train_batch_size=args.train_batch_size,
+      predict_batch_size=args.predict_batch_size)
+
+
+def _train(args, bert_config, pool):
+  """Converts this rank's part of the examples and trains."""
+  train_file = os.path.join(args.output_dir, "train.tf_record")
+  examples = read_squad_examples(
+      args.train_file, True, args.version_2_with_negative)
+  num_examples = len(examples)
+  if not examples:
+    raise ValueError(f"--train_file={args.train_file} has no question.")
+  num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
+      num_examples, args)
+  # The input_fn shuffles in a buffer of 100 only, and articles are longer.
+  random.Random(12345).shuffle(examples)
+  start, end = horovod_helpers.example_slice(num_examples)
+  num_features, _ = _write_records(
+      args, examples[start:end], True, pool,
+      horovod_helpers.record_file(train_file), args.train_file)
+  del examples
+  horovod_helpers.barrier()
+  logging.info("  Num split examples = %d%s", num_features,
+               " on this rank" if horovod_helpers.horovod_enabled() else "")
+  estimator_helpers.train(
+      args, _make_estimator(args, bert_config, num_train_steps,
+                            num_warmup_steps),
+      input_fn_builder(
+          input_file=horovod_helpers.server_record_files(train_file),
+          seq_length=args.max_seq_length,
+          is_training=True,
+          drop_remainder=True),
+      num_examples, num_train_steps, optimization.LEARNING_RATE)
+
+
+def _predict(args, bert_config, examples, pool, tokenizer):
+  """Answers the questions and writes the result files."""
+  eval_file = os.path.join(args.output_dir, "eval.tf_record")
+  num_features, features = _write_records(
+      args, examples, False, pool, eval_file, args.predict_file,
+      tokenizer.inv_vocab)
+  logging.info("***** Running predictions *****")
+  logging.info("  Num orig examples = %d", len(examples))
+  logging.info("  Num split examples = %d", num_features)
+  logging.info("  Batch size = %d", args.predict_batch_size)
+  results = _make_estimator(args, bert_config).predict(
+      input_fn=input_fn_builder(
+          input_file=eval_file,
+          seq_length=args.max_seq_length,
+          is_training=False,
+          drop_remainder=False))
+  all_results = []
+  for _, result in zip(script_helpers.progress_bar(
+      range(num_features), desc="Predicting", unit=" windows"), results):
+    if len(all_results) % 1000 == 0:
+      logging.info("  %d of %d", len(all_results), num_features)
+    all_results.append(RawResult(
+        int(result["unique_ids"]), result["start_logits"],
+        result["end_logits"]))
+
+  def path(name):
+    return os.path.join(args.output_dir, name)
+
+  write_predictions(
+      examples, features, all_results, args.n_best_size,
+      args.max_answer_length, args.do_lower_case, path("predictions.json"),
+      path("nbest_predictions.json"), path("null_odds.json"),
+      args.version_2_with_negative, args.verbose_logging,
+      args.null_score_diff_threshold,
+      path("nbest_offsets.json") if args.write_offsets else None)
+  logging.info("Answers: %s", path("predictions.json"))
+
+
+def _evaluate(args, answers):
+  """Scores predictions.json; writes eval_results.json."""
+  def load(name):
+    return _read_json(os.path.join(args.output_dir, name))
+
+  predictions = load("predictions.json")
+  if predictions is None:
+    raise ValueError(f"--output_dir={args.output_dir} has no predictions.json: "
+                     f"pass --do_predict too.")
+  if args.version_2_with_negative:
+    scores = metrics.squad_v2_scores(
+        answers, predictions, load("null_odds.json"),
+        load("nbest_predictions.json"))
+  else:
+    scores = metrics.squad_scores(answers, predictions)
+  logging.info("***** Eval results *****")
+  for name, value in scores.items():
+    logging.info("  %s = %s", name, round(value, 4))
+  path = os.path.join(args.output_dir, "eval_results.json")
+  script_helpers.write_text(path, json.dumps(scores, indent=2) + "\n")
+  estimator_helpers.write_summary(
+      os.path.join(args.output_dir, "eval"),
+      {f"eval_{name}": value for name, value in scores.items()},
+      estimator_helpers.steps_done(args.output_dir))
+  logging.info("Scores: %s", path)
+
+
+def _read_json(path):
+  """The content of a result file; None without one."""
+  if not tf.io.gfile.exists(path):
+    return None
+  try:
+    with tf.io.gfile.GFile(path, "r") as reader:
+      content = json.load(reader)
+    assert isinstance(content, dict)
+  except (ValueError, AssertionError, tf.errors.OpError):
+    raise ValueError(f"{path} is damaged: it has to be a JSON object by "
+                     f"question id. Pass --do_predict again.") from None
+  return content
+
+
+if __name__ == "__main__":
+  init_squad_flags()
+  script_helpers.run(main, ["vocab_file", "bert_config_file", "output_dir"])

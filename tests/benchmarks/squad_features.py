@@ -1,0 +1,165 @@
+"""How fast run_squad.py prepares its records, and in how much memory.
+
+  python -m tests.benchmarks.squad_features --squad_file=dev-v1.1.json \
+    --vocab_file=vocab.txt [--memory_questions=87599]
+
+Reads, converts and writes the file for prediction (384/128/64), in turn with
+one and with two workers, and prints medians: windows per CPU-second (all
+processes) and per second. Then makes a training file of that many questions by
+repeating --train_file's under new ids, and prints the peak memory of the
+process and its workers while run_squad.py's parts read and write it; pages
+that processes share count once.
+"""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from absl import app
+from absl import flags
+
+import run_squad
+import tokenization
+
+FLAGS = flags.FLAGS
+_MEBIBYTE = 1 << 20
+
+
+def define_flags():
+  run_squad.init_squad_flags()
+  flags.DEFINE_string("squad_file", None, "SQuAD file to convert.")
+  flags.DEFINE_integer("rounds", 5, "Pairs of runs.")
+  flags.DEFINE_integer(
+      "memory_questions", 87599, "Questions of the training file whose memory "
+      "is measured; 0 leaves that out.")
+  flags.DEFINE_bool("memory_only", False, "For the benchmark itself.")
+
+
+def cpu_seconds():
+  """CPU time of this process and of its children that have ended."""
+  times = os.times()
+  return sum(times[:4])
+
+
+def prepare(path, is_training, num_workers, record_file):
+  """What run_squad.py does from the JSON file to the records; windows."""
+  FLAGS.preprocess_workers = num_workers
+  FLAGS.do_train, FLAGS.do_predict = is_training, not is_training
+  tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
+  with run_squad._worker_pool(FLAGS, tokenizer) as pool:
+    examples = run_squad.read_squad_examples(path, is_training)
+    if is_training:
+      random.Random(12345).shuffle(examples)
+    count, _ = run_squad._convert(
+        examples, is_training, pool, record_file,
+        None if is_training else tokenizer.inv_vocab)
+  return count
+
+
+def repeated(path, num_questions, output_file):
+  """Writes a file of that many questions, with new ids."""
+  with open(path, encoding="utf-8") as reader:
+    articles = json.load(reader)["data"]
+  data, count = [], 0
+  while count < num_questions:
+    for article in articles:
+      paragraphs = []
+      for paragraph in article["paragraphs"]:
+        qas = [dict(qa, id=f"{qa['id']}-{count + i}")
+               for i, qa in enumerate(paragraph["qas"])][:num_questions - count]
+        count += len(qas)
+        # Another text, so that nothing is shared that wouldn't be.
+        context = paragraph["context"] + f" {count}"
+        paragraphs.append({"context": context, "qas": qas})
+      data.append({"title": article["title"], "paragraphs": paragraphs})
+  with open(output_file, "w", encoding="utf-8") as writer:
+    json.dump({"version": "1.1", "data": data}, writer)
+  return count
+
+
+def proportional_memory(pid):
+  """Bytes of a process and its children, shared pages counted once."""
+  pids = [pid]
+  try:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as reader:
+      pids += reader.read().split()
+  except OSError:
+    pass
+  total = 0
+  for one in pids:
+    try:
+      with open(f"/proc/{one}/smaps_rollup", encoding="ascii") as reader:
+        total += next(int(line.split()[1]) for line in reader
+                      if line.startswith("Pss:")) * 1024
+    except (OSError, StopIteration):
+      pass  # It has just ended.
+  return total
+
+
+def memory_run(folder):
+  """Reads and writes the large training file; prints windows."""
+  print(prepare(os.path.join(folder, "large.json"), True, None,
+                os.path.join(folder, "large.tf_record")))
+
+
+def peak_memory(folder):
+  """(windows, peak bytes) of a process of its own."""
+  run = subprocess.Popen(
+      [sys.executable, "-m", "tests.benchmarks.squad_features", "--memory_only",
+       f"--vocab_file={FLAGS.vocab_file}", f"--output_dir={folder}"],
+      stdout=subprocess.PIPE, text=True)
+  peak = 0
+  done = threading.Event()
+
+  def watch():
+    nonlocal peak
+    while not done.wait(0.2):
+      peak = max(peak, proportional_memory(run.pid))
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  windows = run.communicate()[0]
+  done.set()
+  watcher.join()
+  return int(windows), peak
+
+
+def main(_):
+  if FLAGS.memory_only:
+    return memory_run(FLAGS.output_dir)
+  with tempfile.TemporaryDirectory() as folder:
+    per_cpu, per_second = {1: [], 2: []}, {1: [], 2: []}
+    for _ in range(FLAGS.rounds):
+      for workers in (1, 2):
+        wall, cpu = time.perf_counter(), cpu_seconds()
+        count = prepare(FLAGS.squad_file, False, workers,
+                        os.path.join(folder, "x.tf_record"))
+        per_second[workers].append(count / (time.perf_counter() - wall))
+        per_cpu[workers].append(count / (cpu_seconds() - cpu))
+    print(f"{count} windows of {FLAGS.squad_file}, median of {FLAGS.rounds}:")
+    for workers in (1, 2):
+      print(f"  {workers} worker(s): "
+            f"{statistics.median(per_cpu[workers]):.0f} per CPU-second, "
+            f"{statistics.median(per_second[workers]):.0f} per second")
+    ratio = statistics.median(
+        two / one for one, two in zip(per_second[1], per_second[2]))
+    print(f"  2 workers against 1, by the clock: {ratio:.2f}")
+    if FLAGS.memory_questions:
+      count = repeated(FLAGS.train_file or FLAGS.squad_file,
+                       FLAGS.memory_questions,
+                       os.path.join(folder, "large.json"))
+      windows, peak = peak_memory(folder)
+      print(f"{count} training questions, {windows} windows: peak memory "
+            f"{peak / _MEBIBYTE:.0f} MiB in all processes")
+  return 0
+
+
+if __name__ == "__main__":
+  define_flags()
+  app.run(main)

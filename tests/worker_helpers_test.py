@@ -1,0 +1,70 @@
+"""Tests of demo/worker_helpers.py, with real processes."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from demo import worker_helpers
+
+
+def square(item):
+  if item == "bad":
+    raise ValueError("data[3] is bad")
+  if item == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+  time.sleep(0.002 * (item % 3))  # Results come out of order.
+  return item * item, os.getpid()
+
+
+class WorkerPoolTest:
+
+  @pytest.mark.parametrize("num_workers", [1, 2, 3])
+  def test_results_are_in_order(self, num_workers):
+    with worker_helpers.WorkerPool(square, num_workers) as pool:
+      results = list(pool.map(range(40)))
+      again = list(pool.map(range(5)))
+    assert [value for value, _ in results] == [i * i for i in range(40)]
+    assert [value for value, _ in again] == [0, 1, 4, 9, 16]
+    processes = {pid for _, pid in results}
+    if num_workers == 1:
+      assert processes == {os.getpid()}
+    else:
+      assert os.getpid() not in processes and len(processes) > 1
+
+  def test_items_are_taken_as_they_are_needed(self):
+    taken = []
+
+    def items():
+      for i in range(200):
+        taken.append(i)
+        yield i
+
+    with worker_helpers.WorkerPool(square, 2) as pool:
+      results = pool.map(items())
+      next(results)
+      assert len(taken) <= 8
+      results.close()
+
+  @pytest.mark.parametrize("num_workers", [1, 2])
+  def test_errors_of_the_user_come_through(self, num_workers):
+    with worker_helpers.WorkerPool(square, num_workers) as pool:
+      with pytest.raises(ValueError, match=r"^data\[3\] is bad$"):
+        list(pool.map([1, "bad", 2]))
+
+  def test_killed_worker_is_an_error_and_no_hang(self):
+    with worker_helpers.WorkerPool(square, 2) as pool:
+      with pytest.raises(ValueError, match="--preprocess_workers=1"):
+        list(pool.map([1, "die", 2]))
+
+
+class DefaultWorkersTest:
+
+  def test_ranks_of_a_server_share_its_cores(self, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert worker_helpers.default_workers() == 8
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
+    assert worker_helpers.default_workers() == 2
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "16")
+    assert worker_helpers.default_workers() == 1
