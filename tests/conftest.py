@@ -51,7 +51,8 @@ def shared():
 class TinyModel(object):
   """Paths of a model with random weights: vocab, config, checkpoint."""
 
-  def __init__(self, folder):
+  def __init__(self, folder, **config):
+    """`config`: values other than those of TINY_CONFIG."""
     vocab = SPECIAL + WORDS + list(LETTERS) + ["##" + x for x in LETTERS]
     self.folder = folder
     self.vocab_size = len(vocab)
@@ -59,7 +60,8 @@ class TinyModel(object):
     self.bert_config_file = str(folder / "bert_config.json")
     self.init_checkpoint = str(folder / "bert_model.ckpt")
     (folder / "vocab.txt").write_text("".join(x + "\n" for x in vocab))
-    self.config = modeling.BertConfig(self.vocab_size, **TINY_CONFIG)
+    self.config = modeling.BertConfig(
+        self.vocab_size, **{**TINY_CONFIG, **config})
     (folder / "bert_config.json").write_text(self.config.to_json_string())
     checkpoints.save_checkpoint(
         random_variables(self.config), self.init_checkpoint)

@@ -1,7 +1,7 @@
-"""Tests of demo/quickstart.py and of the demo sentences."""
+"""Tests of demo/quickstart.py and of the demo data."""
 
 import collections
-import shutil
+import json
 
 import pytest
 
@@ -30,18 +30,55 @@ class DemoDataTest:
     assert len(set(sentences)) == len(sentences)
 
 
+class DemoQuestionsTest:
+
+  def articles(self, name):
+    return json.loads((DATA / name).read_text(encoding="utf-8"))["data"]
+
+  @pytest.mark.parametrize("name, at_least", [("squad_train.json", 300),
+                                              ("squad_dev.json", 100)])
+  def test_answers_stand_where_they_say(self, name, at_least):
+    questions, impossible = 0, 0
+    for article in self.articles(name):
+      for paragraph in article["paragraphs"]:
+        for qa in paragraph["qas"]:
+          questions += 1
+          impossible += qa["is_impossible"]
+          assert bool(qa["answers"]) != qa["is_impossible"]
+          assert len(qa["answers"]) <= 1 or "dev" in name
+          for answer in qa["answers"]:
+            start, text = answer["answer_start"], answer["text"]
+            assert paragraph["context"][start:start + len(text)] == text
+    assert questions >= at_least
+    assert 0.15 <= impossible / questions <= 0.3
+
+  def test_ids_and_texts_are_all_different(self):
+    paragraphs = [p for name in ("squad_train.json", "squad_dev.json")
+                  for article in self.articles(name)
+                  for p in article["paragraphs"]]
+    for values in ([p["context"] for p in paragraphs],
+                   [qa["id"] for p in paragraphs for qa in p["qas"]],
+                   [qa["question"] for p in paragraphs for qa in p["qas"]]):
+      assert len(set(values)) == len(values)
+
+
 @pytest.mark.slow
 class MainTest:
 
-  def test_shows_scores_before_and_after(self, tiny_model, tmp_path):
+  def test_shows_scores_and_answers(self, tmp_path):
     weights = tmp_path / "minilm_l6_uncased"
-    shutil.copytree(tiny_model.folder, weights)
+    weights.mkdir()
+    conftest.TinyModel(weights, max_position_embeddings=160)
     run = conftest.run_script(
         "demo.quickstart", f"--work_dir={tmp_path}", "--num_train_epochs=1",
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+        "--squad_epochs=0.2", env={"TF_CPP_MIN_LOG_LEVEL": "2"})
     assert run.returncode == 0, run.stdout
     assert "untrained  fine-tuned" in run.stdout
     assert (tmp_path / "demo" / "eval_metrics.json").exists()
+    assert run.stdout.count("  Question: ") == 5
+    assert run.stdout.count("  True:     ") == 5
+    assert "without one" in run.stdout
+    assert (tmp_path / "demo-squad" / "eval_results.json").exists()
 
   def test_missing_task_folder_is_refused(self, tmp_path):
     run = conftest.run_script(

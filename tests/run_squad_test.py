@@ -153,7 +153,7 @@ class ConvertTest:
     for answer, feature in zip(answers, features, strict=True):
       for name in ("unique_id", "example_index", "tokens", "token_to_orig_map",
                    "token_is_max_context"):
-        assert getattr(answer, name) == getattr(feature, name), name
+        assert getattr(answer.unpack(), name) == getattr(feature, name), name
 
   @given(words=st.integers(1, 90), query=st.integers(0, 20),
          length=st.integers(14, 60), stride=st.integers(1, 40))
