@@ -134,7 +134,7 @@ class SquadExample(object):
       is_impossible: bool, for training: the text has no answer.
       context: string, for prediction: the text, so that answers can be placed
         in it.
-      place: string, for prediction: where the question stands, for messages.
+      place: for prediction: where the question stands, for messages.
     """
     self.doc_tokens, self.context, self.place = doc_tokens, context, place
     self.qas_id, self.question_text = qas_id, question_text
@@ -223,7 +223,8 @@ class AnswerFeatures(object):
 
   @staticmethod
   def pack(feature):
-    """An InputFeatures as a tuple of ints and bytes."""
+    """What is kept of an InputFeatures (with at least one token of the text),
+    as a tuple of ints and bytes."""
     places = feature.token_to_orig_map
     return (feature.example_index, next(iter(places)),
             array.array("i", feature.input_ids[:len(feature.tokens)]).tobytes(),
@@ -240,6 +241,14 @@ class AnswerFeatures(object):
         None, None, None)
 
 
+class _Place(collections.namedtuple(
+    "_Place", ["path", "spot", "title", "qas_id"])):
+  """Where a question stands: file, path inside it, title and id."""
+
+  def __str__(self):
+    return f"{self.path}: {self.spot} ({self.title!r}, id {self.qas_id!r})"
+
+
 def _walk(path):
   """The questions of a SQuAD file.
 
@@ -248,8 +257,7 @@ def _walk(path):
       "qas": [{"id", "question", ...}]}]}]}.
 
   Yields:
-    (context, qa, place): string, dict, and for messages the path inside the
-    file with title and id.
+    (context, qa, place): string, dict and _Place.
 
   Raises:
     ValueError: it is not such a file; names the path inside it.
@@ -263,40 +271,40 @@ def _walk(path):
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not UTF-8 text: byte "
                      f"{error.start}. Convert it with iconv.") from None
-  except (json.JSONDecodeError, RecursionError) as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not JSON: {error}.") from None
-  articles = _member(content, "data", list, path, "")
-  for a, article in enumerate(articles):
-    place = f"data[{a}]"
-    paragraphs = _member(article, "paragraphs", list, path, place)
+  for a, article in enumerate(_member(content, "data", list, path, "")):
+    spot = f"data[{a}]"
+    paragraphs = _member(article, "paragraphs", list, path, spot)
     title = article.get("title", "")
     for p, paragraph in enumerate(paragraphs):
-      inside = f"{place}.paragraphs[{p}]"
-      context = _member(paragraph, "context", str, path, inside, title)
+      spot = f"data[{a}].paragraphs[{p}]"
+      context = _member(paragraph, "context", str, path, spot, title)
       for q, qa in enumerate(
-          _member(paragraph, "qas", list, path, inside, title)):
-        spot = f"{inside}.qas[{q}]"
-        _member(qa, "question", str, path, spot, title)
-        qas_id = _member(qa, "id", str, path, spot, title)
-        yield context, qa, f"{path}: {spot} ({title!r}, id {qas_id!r})"
+          _member(paragraph, "qas", list, path, spot, title)):
+        inside = f"{spot}.qas[{q}]"
+        _member(qa, "question", str, path, inside, title)
+        yield context, qa, _Place(
+            path, inside, title, _member(qa, "id", str, path, inside, title))
 
 
-_KINDS = {list: "a list", str: "a text", dict: "an object",
-          int: "a whole number"}
+_KINDS = {list: "a list", str: "a text", int: "a whole number",
+          bool: "true or false"}
 
 
-def _member(value, key, kind, path, place, title=None):
+def _member(value, key, kind, path, spot, title=None):
   """value[key], if it is there and of the right kind."""
   named = f" ({title!r})" if title else ""
   if not isinstance(value, dict):
     raise ValueError(
-        f"{path}: {place or 'the file'}{named} is {_shown(value)}, expected an "
+        f"{path}: {spot or 'the file'}{named} is {_shown(value)}, expected an "
         f"object with {key!r}: this is not a SQuAD file.")
-  if not isinstance(value.get(key), kind) or isinstance(value[key], bool):
+  # type(): true is no number.
+  if key not in value or type(value[key]) is not kind:
     found = (f"is {_shown(value[key])}, expected {_KINDS[kind]}"
              if key in value else "is missing")
-    dot = "." if place else ""
-    raise ValueError(f"{path}: {place}{dot}{key}{named} {found}: this is not "
+    dot = "." if spot else ""
+    raise ValueError(f"{path}: {spot}{dot}{key}{named} {found}: this is not "
                      f"a SQuAD file.")
   return value[key]
 
@@ -304,6 +312,17 @@ def _member(value, key, kind, path, place, title=None):
 def _shown(value):
   text = json.dumps(value)
   return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _answers(qa, place):
+  """The answers of a question, a list of dicts with a `text`."""
+  if "answers" not in qa:
+    return []
+  answers = _member(qa, "answers", list, place.path, place.spot, place.title)
+  for number, answer in enumerate(answers):
+    _member(answer, "text", str, place.path, f"{place.spot}.answers[{number}]",
+            place.title)
+  return answers
 
 
 def read_squad_examples(input_file, is_training, version_2_with_negative=False):
@@ -333,7 +352,7 @@ def read_squad_examples(input_file, is_training, version_2_with_negative=False):
       starts = ([match.start() for match in _WORD.finditer(context)]
                 if is_training else None)
       last_context = context
-    if qa.get("is_impossible") and not version_2_with_negative:
+    if qa.get("is_impossible") is True and not version_2_with_negative:
       raise ValueError(
           f"{place} has no answer: this is SQuAD 2.0. Pass "
           f"--version_2_with_negative.")
@@ -341,12 +360,12 @@ def read_squad_examples(input_file, is_training, version_2_with_negative=False):
       examples.append(SquadExample(
           qa["id"], qa["question"], doc_tokens, context=context, place=place))
       continue
-    if version_2_with_negative and not isinstance(
-        qa.get("is_impossible"), bool):
+    if version_2_with_negative and "is_impossible" not in qa:
       raise ValueError(
           f"{place} doesn't say whether it has an answer (is_impossible): this "
           f"is SQuAD 1.1. Leave --version_2_with_negative out.")
-    if version_2_with_negative and qa["is_impossible"]:
+    if version_2_with_negative and _member(
+        qa, "is_impossible", bool, place.path, place.spot, place.title):
       examples.append(SquadExample(
           qa["id"], qa["question"], doc_tokens, "", -1, -1, True))
       continue
@@ -358,22 +377,22 @@ def read_squad_examples(input_file, is_training, version_2_with_negative=False):
 
 def _training_example(context, qa, place, doc_tokens, starts):
   """The SquadExample of a question with its answer; None if not found."""
-  answers = qa.get("answers")
-  if not isinstance(answers, list) or len(answers) != 1:
-    count = len(answers) if isinstance(answers, list) else 0
-    raise ValueError(f"{place} has {count} answers, for training it needs "
-                     f"exactly 1.")
-  text, offset = (answers[0].get(key) if isinstance(answers[0], dict) else None
-                  for key in ("text", "answer_start"))
-  if not isinstance(text, str):
-    raise ValueError(f"{place}: answers[0].text is missing.")
-  if not isinstance(offset, int):
-    raise ValueError(f"{place}: answers[0].answer_start is missing.")
-  last = max(offset + len(text) - 1, 0)
+  answers = _answers(qa, place)
+  if len(answers) != 1:
+    raise ValueError(f"{place} has {len(answers)} answers, for training it "
+                     f"needs exactly 1.")
+  text = answers[0]["text"]
+  offset = _member(answers[0], "answer_start", int, place.path,
+                   f"{place.spot}.answers[0]", place.title)
+  if not text:
+    raise ValueError(f"{place}: answers[0].text is empty. Leave the question "
+                     f"out.")
+  last = offset + len(text) - 1
   if not 0 <= offset <= last < len(context):
     raise ValueError(
-        f"{place}: answers[0].answer_start is {offset}, outside of the text of "
-        f"{len(context)} characters.")
+        f"{place}: answers[0].answer_start is {offset}, with which the answer "
+        f"of {len(text)} characters lies outside of the text of "
+        f"{len(context)}.")
   # A blank belongs to the word before it.
   start, end = (bisect.bisect_right(starts, x) - 1 for x in (offset, last))
   found = " ".join(doc_tokens[start:end + 1])
@@ -485,15 +504,14 @@ def _max_context(spans, number):
   """For each token of a window: has no other window more text around it?"""
   if len(spans) == 1:
     return [True] * spans[0].length
-  span = spans[number]
+  start, length = spans[number]
+  end = start + length
   # Windows far away have none of these tokens.
-  first = bisect.bisect_left(
-      spans, span.start, hi=number, key=lambda other: sum(other) - 1)
-  last = bisect.bisect_left(
-      spans, sum(span), lo=number, key=lambda other: other.start)
+  first = bisect.bisect_right([sum(span) for span in spans], start)
+  last = bisect.bisect_left([span.start for span in spans], end)
   near = spans[first:last]
   return [_check_is_max_context(near, number - first, position)
-          for position in range(span.start, sum(span))]
+          for position in range(start, end)]
 
 
 def _positions(answer, span, offset):
@@ -509,10 +527,9 @@ def _positions(answer, span, offset):
 def _log_feature(example, feature):
   """Shows how a question was converted, at debug level."""
   logging.debug(
-      "Example %s, window %d (unique_id %s)\n  tokens: %s\n"
+      "Example %s, window %d\n  tokens: %s\n"
       "  token_to_orig_map: %s\n  token_is_max_context: %s\n  input_ids: %s\n"
       "  answer: %s to %s: %s", example.qas_id, feature.doc_span_index,
-      feature.unique_id,
       " ".join(tokenization.printable_text(x) for x in feature.tokens),
       feature.token_to_orig_map, feature.token_is_max_context,
       feature.input_ids, feature.start_position, feature.end_position,
@@ -994,11 +1011,16 @@ class FeatureWriter(object):
     is_training: bool.
     num_features: int, written so far.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
 
   def __init__(self, filename, is_training):
-    """Opens the file."""
+    """Opens the file.
+
+    Args:
+      filename: string; an earlier file is written over.
+      is_training: bool.
+    """
     self.is_training, self.filename = is_training, filename
     self.num_features = 0
     self._writer = tf.io.TFRecordWriter(filename)
@@ -1008,7 +1030,12 @@ class FeatureWriter(object):
     self.write(_record_entries(feature, self.is_training), feature.unique_id)
 
   def write(self, entries, unique_id):
-    """Writes what `_record_entries` made of an InputFeatures."""
+    """Writes an InputFeatures that another process has serialized.
+
+    Args:
+      entries: bytes of `_record_entries`.
+      unique_id: int.
+    """
     self.num_features += 1
     self._writer.write(record_helpers.serialized_example(
         entries, record_helpers.scalar_entry("unique_ids", unique_id)))
@@ -1134,20 +1161,28 @@ def _check_checkpoints(args, bert_config):
 
 def _read_answers(args):
   """The true answers of --predict_file: id -> list of texts."""
-  answers = {}
+  answers, places = {}, {}
   for _, qa, place in _walk(args.predict_file):
-    texts = [answer.get("text") for answer in qa.get("answers") or []
-             if isinstance(answer, dict)]
-    unlabelled = (not isinstance(qa.get("answers"), list)
-                  or None in texts or len(texts) < len(qa["answers"]))
-    if unlabelled or not (texts or args.version_2_with_negative):
-      raise ValueError(
-          f"{place} has no answer to score with. Leave --do_eval out"
-          f"{', or pass --version_2_with_negative' if not texts else ''}.")
-    answers[qa["id"]] = texts
+    _check_id(place, places)
+    answers[qa["id"]] = [answer["text"] for answer in _answers(qa, place)]
+    if "answers" not in qa:
+      raise ValueError(f"{place} has no answers to score with. Leave --do_eval "
+                       f"out.")
+    if not (qa["answers"] or args.version_2_with_negative):
+      raise ValueError(f"{place} has no answer: this is SQuAD 2.0. Pass "
+                       f"--version_2_with_negative.")
   if not answers:
     raise ValueError(f"--predict_file={args.predict_file} has no question.")
   return answers
+
+
+def _check_id(place, places):
+  """Refuses an id that is in `places` (id -> _Place), and adds it there."""
+  if place.qas_id in places:
+    raise ValueError(
+        f"{place} has the id of {places[place.qas_id].spot}: answers are told "
+        f"apart by their ids, so each may occur once.")
+  places[place.qas_id] = place
 
 
 def _read_predict_examples(args):
@@ -1158,11 +1193,7 @@ def _read_predict_examples(args):
     raise ValueError(f"--predict_file={args.predict_file} has no question.")
   places = {}
   for example in examples:
-    if example.qas_id in places:
-      raise ValueError(
-          f"{example.place} has the id of {places[example.qas_id]}: answers "
-          f"are told apart by their ids, so each may occur once.")
-    places[example.qas_id] = example.place
+    _check_id(example.place, places)
     if not example.doc_tokens and horovod_helpers.is_chief():
       logging.warning("%s has an empty context: there is no answer to find.",
                       example.place)
@@ -1222,8 +1253,8 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
   writer = FeatureWriter(record_file, is_training) if record_file else None
   features = []
   num_features = 0
-  with script_helpers.progress_bar(
-      total=len(examples), desc="Converting", unit=" questions") as bar:
+  with script_helpers.Progress(
+      len(examples), "Converting", "questions", log_every=10000) as progress:
     for windows in pool.map(chunks):
       for entries, packed in windows:
         unique_id = _FIRST_UNIQUE_ID + num_features
@@ -1232,7 +1263,7 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
           writer.write(entries, unique_id)
         if packed is not None:
           features.append(AnswerFeatures(packed, unique_id, inv_vocab))
-      bar.update(min(size, len(examples) - bar.n))
+      progress.update(size)
   if writer:
     writer.close()
   return num_features, features
@@ -1310,6 +1341,11 @@ def _train(args, bert_config, pool):
       args, examples[start:end], True, pool,
       horovod_helpers.record_file(train_file), args.train_file)
   del examples
+  if not num_features:
+    raise ValueError(
+        f"--train_file={args.train_file} has no text to learn from"
+        + (f" for rank {horovod_helpers.hvd_rank()}: start fewer ranks."
+           if horovod_helpers.horovod_enabled() else "."))
   horovod_helpers.barrier()
   logging.info("  Num split examples = %d%s", num_features,
                " on this rank" if horovod_helpers.horovod_enabled() else "")
@@ -1341,17 +1377,21 @@ def _predict(args, bert_config, examples, pool, tokenizer):
           is_training=False,
           drop_remainder=False))
   all_results = []
-  for _, result in zip(script_helpers.progress_bar(
-      range(num_features), desc="Predicting", unit=" windows"), results):
-    if len(all_results) % 1000 == 0:
-      logging.info("  %d of %d", len(all_results), num_features)
-    all_results.append(RawResult(
-        int(result["unique_ids"]), result["start_logits"],
-        result["end_logits"]))
+  with script_helpers.Progress(
+      num_features, "Predicting", "windows", log_every=1000) as progress:
+    for result in results:
+      all_results.append(RawResult(
+          int(result["unique_ids"]), result["start_logits"],
+          result["end_logits"]))
+      progress.update(1)
 
   def path(name):
     return os.path.join(args.output_dir, name)
 
+  # What an earlier prediction left and this one doesn't write.
+  for name in ("null_odds.json", "nbest_offsets.json", "eval_results.json"):
+    if tf.io.gfile.exists(path(name)):
+      tf.io.gfile.remove(path(name))
   write_predictions(
       examples, features, all_results, args.n_best_size,
       args.max_answer_length, args.do_lower_case, path("predictions.json"),
@@ -1364,17 +1404,26 @@ def _predict(args, bert_config, examples, pool, tokenizer):
 
 def _evaluate(args, answers):
   """Scores predictions.json; writes eval_results.json."""
-  def load(name):
-    return _read_json(os.path.join(args.output_dir, name))
+  def is_text(value):
+    return isinstance(value, str)
 
-  predictions = load("predictions.json")
+  def is_number(value):
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+  def is_n_best(value):
+    return isinstance(value, list) and all(
+        isinstance(entry, dict) and is_text(entry.get("text"))
+        for entry in value)
+
+  predictions = _read_results(args, "predictions.json", answers, is_text)
   if predictions is None:
     raise ValueError(f"--output_dir={args.output_dir} has no predictions.json: "
                      f"pass --do_predict too.")
   if args.version_2_with_negative:
     scores = metrics.squad_v2_scores(
-        answers, predictions, load("null_odds.json"),
-        load("nbest_predictions.json"))
+        answers, predictions,
+        _read_results(args, "null_odds.json", answers, is_number),
+        _read_results(args, "nbest_predictions.json", answers, is_n_best))
   else:
     scores = metrics.squad_scores(answers, predictions)
   logging.info("***** Eval results *****")
@@ -1389,17 +1438,36 @@ def _evaluate(args, answers):
   logging.info("Scores: %s", path)
 
 
-def _read_json(path):
-  """The content of a result file; None without one."""
+def _read_results(args, name, answers, fits):
+  """A result file of the output folder; None without one.
+
+  Args:
+    args: the parsed flags.
+    name: string, a file of question ids and values.
+    answers: dict with the ids that it has to have.
+    fits: function of a value, whether it is of the right kind.
+  """
+  path = os.path.join(args.output_dir, name)
   if not tf.io.gfile.exists(path):
     return None
   try:
     with tf.io.gfile.GFile(path, "r") as reader:
       content = json.load(reader)
-    assert isinstance(content, dict)
-  except (ValueError, AssertionError, tf.errors.OpError):
+  except (ValueError, RecursionError, tf.errors.OpError):
+    content = None
+  if not isinstance(content, dict):
     raise ValueError(f"{path} is damaged: it has to be a JSON object by "
-                     f"question id. Pass --do_predict again.") from None
+                     f"question id. Pass --do_predict again.")
+  missing = [qas_id for qas_id in answers if qas_id not in content]
+  if missing:
+    raise ValueError(
+        f"{path} has nothing on {len(missing)} of {len(answers)} questions, "
+        f"such as id {missing[0]!r}: it was made from another --predict_file. "
+        f"Pass --do_predict too.")
+  for qas_id in answers:
+    if not fits(content[qas_id]):
+      raise ValueError(f"{path} is damaged: id {qas_id!r} has "
+                       f"{_shown(content[qas_id])}. Pass --do_predict again.")
   return content
 
 

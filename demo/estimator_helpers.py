@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """What the Estimator scripts share: run configuration, warm start, hooks."""
 
+import os
 import time
 
 from absl import logging
@@ -163,7 +164,11 @@ def check_output_checkpoint(output_dir, tvars):
 def steps_done(output_dir):
   """The global step of the newest checkpoint (int), 0 without one."""
   path = tf.train.latest_checkpoint(output_dir)
-  return int(tf.train.load_variable(path, "global_step")) if path else 0
+  try:
+    return int(tf.train.load_variable(path, "global_step")) if path else 0
+  except _READ_ERRORS as error:
+    logging.warning("%s can't be read (%s).", path, _first_line(error))
+    return 0
 
 
 def _read_through(path, what):
@@ -292,7 +297,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     hooks.append(ProgressHook(num_train_steps, args.train_batch_size,
                               args.log_steps, rate_collection))
     if estimator.config.keep_checkpoint_max == 1:
-      listeners.append(_FirstCheckpointListener(num_train_steps))
+      listeners.append(
+          _FirstCheckpointListener(args.output_dir, num_train_steps))
   estimator.train(input_fn=input_fn, max_steps=num_train_steps, hooks=hooks,
                   saving_listeners=listeners)
 
@@ -304,10 +310,12 @@ class _FirstCheckpointListener(tf.estimator.CheckpointSaverListener):
   last step, as upstream's does; any other leaves one.
   """
 
-  def __init__(self, num_train_steps):
-    """`num_train_steps`: int, step at which the training ends."""
+  def __init__(self, output_dir, num_train_steps):
+    """Takes the folder, and the step (int) at which the training ends."""
     self._num_train_steps = num_train_steps
-    self._kept = []
+    first = os.path.join(output_dir, "model.ckpt-0")
+    # Of an earlier run, which this one goes on with.
+    self._kept = [first] if tf.io.gfile.exists(first + ".index") else []
 
   def begin(self):
     (self._saver,) = tf.compat.v1.get_collection(

@@ -136,18 +136,7 @@ def _word_f1(found, truth, version_2):
 
 
 def _scores_by_id(answers, predictions, version_2):
-  """id -> (exact, f1).
-
-  Raises:
-    ValueError: predictions are missing or no text.
-  """
-  missing = [qas_id for qas_id in answers
-             if not isinstance(predictions.get(qas_id), str)]
-  if missing:
-    raise ValueError(
-        f"predictions.json has no answer to {len(missing)} of {len(answers)} "
-        f"questions, such as id {missing[0]!r}: it was made from another "
-        f"--predict_file. Pass --do_predict too.")
+  """id -> (exact, f1)."""
   return {qas_id: squad_question_scores(truths, predictions[qas_id], version_2)
           for qas_id, truths in answers.items()}
 
@@ -167,7 +156,7 @@ def squad_scores(answers, predictions):
     Dict: `exact_match` and `f1`, percentages, and `total`, questions.
 
   Raises:
-    ValueError: predictions are missing.
+    KeyError: a prediction is missing.
   """
   scores = _scores_by_id(answers, predictions, version_2=False).values()
   return {"exact_match": _percentage([exact for exact, _ in scores]),
@@ -194,7 +183,7 @@ def squad_v2_scores(answers, predictions, null_odds=None, nbest=None):
     answer of each question: `nbest_best_exact` and so on.
 
   Raises:
-    ValueError: predictions are missing.
+    KeyError: a prediction, odds or n-best list is missing.
   """
   scores = _scores_by_id(answers, predictions, version_2=True)
   has_answer = {qas_id: bool(truths) for qas_id, truths in answers.items()}
@@ -206,10 +195,10 @@ def squad_v2_scores(answers, predictions, null_odds=None, nbest=None):
       results[prefix + "exact"] = _percentage([exact for exact, _ in group])
       results[prefix + "f1"] = _percentage([f1 for _, f1 in group])
       results[prefix + "total"] = len(group)
-  if null_odds and all(qas_id in null_odds for qas_id in answers):
+  if null_odds:
     results.update(_best_thresholds(
         "", scores, predictions, null_odds, has_answer))
-    if nbest and all(qas_id in nbest for qas_id in answers):
+    if nbest:
       best = {qas_id: next((entry["text"] for entry in nbest[qas_id]
                             if entry["text"]), "") for qas_id in answers}
       results.update(_best_thresholds(

@@ -153,7 +153,8 @@ def reusable(record_file, made_from):
     with tf.io.gfile.GFile(lock_file(record_file), "r") as reader:
       lock = json.load(reader)
     if (lock["made_from"] == made_from and
-        lock["bytes"] == tf.io.gfile.stat(record_file).length):
+        lock["bytes"] == tf.io.gfile.stat(record_file).length and
+        lock["records"] == _count_records(record_file)):
       logging.info(
           "Using %s (%d records) again: it was made from the same files and "
           "flags.", record_file, lock["records"])
@@ -161,6 +162,11 @@ def reusable(record_file, made_from):
   except (tf.errors.OpError, OSError, ValueError, KeyError, TypeError):
     pass  # None, damaged, or of an older form.
   return None
+
+
+def _count_records(path):
+  """Reads a record file through, which checks each record's checksum."""
+  return sum(1 for _ in tf.compat.v1.io.tf_record_iterator(path))
 
 
 def forget(record_file):

@@ -2,7 +2,9 @@
 """What every script does around its own story: flags, errors, files, bars."""
 
 import contextlib
+import math
 import os
+import re
 import socket
 import sys
 import traceback
@@ -157,7 +159,15 @@ def _user_message(error):
             "--warmup_proportion.")
   if isinstance(error, _FILE_ERRORS):
     text = getattr(error, "message", None) or str(error)
-    return " ".join(text.splitlines()[:1]) or repr(error)
+    # TensorFlow puts where it was noticed before what it is.
+    found = re.match(r"Graph execution error:.*?^Node: [^\n]*\n([^\n]*)", text,
+                     re.S | re.M)
+    text = found[1] if found else text
+    message = " ".join(text.splitlines()[:1]) or repr(error)
+    if isinstance(error, tf.errors.DataLossError):
+      message += (" (a damaged file; if it is a .tf_record in --output_dir, "
+                  "remove it)")
+    return message
   if isinstance(error, (ValueError, NotImplementedError)):
     # Raised by TensorFlow or NumPy they are as likely a bug of ours.
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
@@ -230,8 +240,8 @@ def check_training_flags(args):
       ("predict_batch_size", args.predict_batch_size >= 1, "1 or more"),
       ("save_checkpoints_steps", args.save_checkpoints_steps >= 1, "1 or more"),
       ("iterations_per_loop", args.iterations_per_loop >= 1, "1 or more"),
-      ("learning_rate", args.learning_rate > 0, "above 0"),
-      ("num_train_epochs", args.num_train_epochs > 0, "above 0"),
+      ("learning_rate", 0 < args.learning_rate < math.inf, "above 0"),
+      ("num_train_epochs", 0 < args.num_train_epochs < math.inf, "above 0"),
       ("warmup_proportion", 0 <= args.warmup_proportion <= 1, "0 to 1")):
     if not fits:
       raise ValueError(
@@ -341,3 +351,39 @@ def progress_bar(iterable=None, total=None, desc=None, unit="it"):
   """A tqdm bar on a terminal; elsewhere nothing is drawn."""
   return tqdm.tqdm(iterable, total=total, desc=desc, unit=unit,
                    disable=None, leave=False, dynamic_ncols=True)
+
+
+class Progress(object):
+  """A tqdm bar on a terminal; elsewhere a line every so often.
+
+  Use it in a `with` statement.
+  """
+
+  def __init__(self, total, desc, unit, log_every):
+    """Shows the bar, or nothing yet.
+
+    Args:
+      total: int.
+      desc: string, what is going on ("Converting").
+      unit: string, what is counted ("questions").
+      log_every: int, how much of it there is between two lines.
+    """
+    self._bar = progress_bar(total=total, desc=desc, unit=f" {unit}")
+    self._what = f"{desc}: %d of {total} {unit}"
+    self._total, self._log_every = total, log_every
+    self._done = 0
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self._bar.close()
+
+  def update(self, count):
+    """Adds to what is done, up to the total."""
+    before = self._done
+    self._done = min(before + count, self._total)
+    self._bar.update(self._done - before)
+    if self._bar.disable and (
+        self._done // self._log_every > before // self._log_every):
+      logging.info(self._what, self._done)

@@ -15,6 +15,8 @@ import os
 import signal
 import threading
 
+from absl import logging
+
 from demo import horovod_helpers
 
 # Items that a worker has waiting, so that none idles and memory stays small.
@@ -24,9 +26,9 @@ _function = None
 
 
 def default_workers():
-  """The CPU cores that this process may use, shared with the other ranks."""
-  return max(len(os.sched_getaffinity(0)) // horovod_helpers.comm_local_size(),
-             1)
+  """The CPU cores that this process may use; ranks of a server share them."""
+  share = os.cpu_count() // horovod_helpers.comm_local_size()
+  return max(min(len(os.sched_getaffinity(0)), share), 1)
 
 
 class WorkerPool(object):
@@ -70,30 +72,42 @@ class WorkerPool(object):
     Items are taken from the iterable as results are used, so neither are ever
     in memory all together.
 
+    Where a worker was killed (out of memory, say), this process goes on alone,
+    with a warning.
+
     Args:
       items: iterable.
 
     Raises:
-      ValueError: what the function raised, or a worker was killed.
+      Exception: what the function raised.
     """
+    waiting = collections.deque()  # Of (item, future).
+    for item in items:
+      waiting.append((item, self._submit(item)))
+      if len(waiting) >= _WAITING_PER_WORKER * self.num_workers:
+        yield self._result(*waiting.popleft())
+    while waiting:
+      yield self._result(*waiting.popleft())
+
+  def _submit(self, item):
+    """The future of an item; None if it has to be done in this process."""
     if self._executor is None:
-      yield from map(self._function, items)
-      return
-    waiting = collections.deque()
+      return None
     try:
-      for item in items:
-        waiting.append(self._executor.submit(_call, item))
-        if len(waiting) >= _WAITING_PER_WORKER * self.num_workers:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    except process.BrokenProcessPool as error:
-      raise ValueError(
-          f"One of {self.num_workers} worker processes was killed, perhaps for "
-          f"lack of memory. Use fewer, down to --preprocess_workers=1.") from (
-              error)
-    except ValueError as error:
-      raise ValueError(str(error)) from error  # Raised in a worker.
+      return self._executor.submit(_call, item)
+    except process.BrokenProcessPool:
+      return None
+
+  def _result(self, item, future):
+    if future is not None:
+      try:
+        return future.result()
+      except process.BrokenProcessPool:
+        logging.log_first_n(
+            logging.WARNING,
+            "A worker process was killed, perhaps for lack of memory. Going on "
+            "with one process.", 1)
+    return self._function(item)
 
   def close(self):
     """Ends the workers; `map` does not work any more."""

@@ -56,6 +56,46 @@ class LearningRateTest:
         flag_values(scale_learning_rate=scale)) == pytest.approx(expected)
 
 
+class KeptCheckpointsTest:
+
+  def train(self, folder, num_steps, save_steps):
+    """Trains one weight, one checkpoint kept; the steps of the files left."""
+    def model_fn(features, labels, mode, params):
+      del labels, params
+      weight = tf.compat.v1.get_variable(
+          "weight", [], initializer=tf.zeros_initializer())
+      loss = tf.reduce_mean(tf.square(weight - features["x"]))
+      tf.compat.v1.losses.add_loss(loss)
+      step = tf.compat.v1.train.get_or_create_global_step()
+      tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
+      train_op = tf.compat.v1.train.GradientDescentOptimizer(0.1).minimize(
+          loss, global_step=step)
+      return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
+          mode, loss=loss, train_op=train_op)
+
+    args = flag_values(
+        output_dir=str(folder), save_checkpoints_steps=save_steps, log_steps=5,
+        random_seed=1, use_tpu=False, tpu_name=None, master=None,
+        iterations_per_loop=1000, num_tpu_cores=8)
+    with tf.Graph().as_default():
+      estimator = tf.compat.v1.estimator.tpu.TPUEstimator(
+          model_fn, train_batch_size=4, use_tpu=False,
+          config=estimator_helpers.run_config(args, keep_checkpoint_max=1))
+      estimator_helpers.train(
+          args, estimator, lambda params: tf.data.Dataset.from_tensors(
+              {"x": tf.ones([4])}).repeat(), 4, num_steps, "rate")
+    return sorted(int(path.stem.split("-")[1])
+                  for path in folder.glob("model.ckpt-*.index"))
+
+  def test_one_is_left(self, tmp_path):
+    assert self.train(tmp_path, 7, 3) == [7]
+
+  def test_short_run_leaves_its_first_until_it_goes_on(self, tmp_path):
+    assert self.train(tmp_path, 4, 100) == [0, 4]
+    assert self.train(tmp_path, 4, 100) == [0, 4]  # Nothing is trained.
+    assert self.train(tmp_path, 6, 100) == [6]
+
+
 class CheckpointTest:
 
   def test_whole_checkpoint_passes(self, tiny_model):

@@ -67,6 +67,13 @@ class ReusableTest:
     monkeypatch.setattr(record_helpers.unicodedata, "unidata_version", "99")
     assert record_helpers.reusable(path, origin(length=8)) is None
 
+  def test_flipped_bit(self, written):
+    path, origin = written
+    with open(path, "r+b") as file:
+      file.seek(12)  # The data of the first record.
+      file.write(b"c")
+    assert record_helpers.reusable(path, origin(length=8)) is None
+
   def test_cut_missing_or_forgotten_files(self, written):
     path, origin = written
     with open(path, "r+b") as file:

@@ -124,7 +124,7 @@ class TrainedTest:
         SCRIPT, "--do_eval", f"--predict_file={squad_dir}/train.json",
         f"--output_dir={trained[0]}", *TRAINING, *tiny_model.flags())
     assert run.returncode == 1 and "Traceback" not in run.stdout, run.stdout
-    assert re.search(r"run_squad.py: error: predictions.json has no answer to "
+    assert re.search(r"run_squad.py: error: .*predictions.json has nothing on "
                      r"480 of 480 questions, such as id '1-0-0'", run.stdout)
     assert (trained[0] / "eval_results.json").read_bytes() == before
 
@@ -307,7 +307,13 @@ def bad_input_cases():
                        "'1-0-0') has the id of"),
       "nothing to score with": (
           unlabelled, "data[0].paragraphs[1].qas[2] ('Opinions', id '1-1-2') "
-          "has no answer to score with"),
+          "has no answers to score with"),
+      "no text": (train('{"data": [{"paragraphs": [{"context": "", "qas": ['
+                        '{"id": "1", "question": "?", "answers": [{"text": '
+                        '"a", "answer_start": 0}]}]}]}]}'),
+                  "lies outside of the text of 0"),
+      "epochs without end": (flag(num_train_epochs="inf"),
+                             "--num_train_epochs=inf has to be above 0"),
       "no question": (train('{"data": []}'), "has no question"),
       "missing file": (flag(train_file="/nowhere.json"),
                        "/nowhere.json is not there"),

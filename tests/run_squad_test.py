@@ -72,11 +72,22 @@ class ReadSquadExamplesTest:
   @pytest.mark.parametrize("qa,version_2,message", [
       ({"id": "q", "question": "?"}, False, "has 0 answers"),
       (question(1, ("a", 0), ("b", 2)), False, "has 2 answers"),
-      (question(1, ("a", 99)), False, "answer_start is 99, outside of the "),
-      (question(1, ("a", -1)), False, "answer_start is -1, outside"),
-      (question(1, ("b c d e", 2)), False, "answer_start is 2, outside"),
-      (question(1, ("a", None)), False, "answer_start is missing"),
-      (question(1, (None, 0)), False, "text is missing"),
+      (question(1, ("a", 99)), False, "answer_start is 99, with which"),
+      (question(1, ("a", -1)), False, "answer_start is -1, with which"),
+      (question(1, ("b c d e", 2)), False, "answer_start is 2, with which"),
+      (question(1, ("a", None)), False, "answer_start ('T') is null, expected "
+                                        "a whole number"),
+      (question(1, ("a", True)), False, "answer_start ('T') is true"),
+      (question(1, (None, 0)), False, "text ('T') is null, expected a text"),
+      (question(1, ("", 0)), False, "answers[0].text is empty"),
+      ({"id": "q", "question": "?", "answers": [{"text": "a"}]}, False,
+       "answers[0].answer_start ('T') is missing"),
+      ({"id": "q", "question": "?", "answers": 5}, False,
+       "answers ('T') is 5, expected a list"),
+      ({"id": "q", "question": "?", "answers": ["a"]}, False,
+       'answers[0] (\'T\') is "a", expected an object'),
+      (question(1, ("a", 0), is_impossible="true"), True,
+       'is_impossible (\'T\') is "true", expected true or false'),
       (question(1, ("a", 0)), True, "this is SQuAD 1.1"),
       (question(1, is_impossible=True), False, "this is SQuAD 2.0"),
       (question(1, is_impossible=False), True, "has 0 answers"),
@@ -92,6 +103,7 @@ class ReadSquadExamplesTest:
 
   @pytest.mark.parametrize("content,message", [
       ("", "is not JSON"), ("[" * 100000, "is not JSON"),
+      ("[" + "1" * 5000 + "]", "is not JSON"),
       ("[]", "the file is [], expected an object with 'data'"),
       ('{"data": 3}', "data is 3, expected a list"),
       ('{"data": [[]]}', "data[0] is [], expected an object"),
@@ -150,7 +162,8 @@ class ConvertTest:
     assert count == len(features)
     assert (tmp_path / "pool").read_bytes() == (
         tmp_path / "plain").read_bytes()
-    for answer, feature in zip(answers, features, strict=True):
+    assert len(answers) == len(features)
+    for answer, feature in zip(answers, features):
       for name in ("unique_id", "example_index", "tokens", "token_to_orig_map",
                    "token_is_max_context"):
         assert getattr(answer.unpack(), name) == getattr(feature, name), name

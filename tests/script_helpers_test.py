@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tensorflow as tf
 
 from demo import script_helpers
 
@@ -45,6 +46,13 @@ class UserMessageTest:
     except ValueError as error:  # Raised by a library, not by this project.
       assert script_helpers._user_message(error) is None
 
+  def test_damaged_record_is_named_and_not_where_it_was_noticed(self):
+    message = self.raised(tf.errors.DataLossError(
+        None, None, "Graph execution error:\n\nDetected at node 'x' defined at "
+        "(most recent call last):\nNode: 'IteratorGetNext'\ncorrupted record "
+        "at 160\n\t [[{{node IteratorGetNext}}]]"))
+    assert message.startswith("corrupted record at 160 (a damaged file; if it")
+
   def test_full_disk_is_the_users(self):
     assert "No space" in self.raised(OSError(28, "No space left on device"))
 
@@ -59,3 +67,14 @@ class CheckOutputDirTest:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--output_dir=.*can't be written"):
       script_helpers.check_output_dir(str(tmp_path / "file" / "out"))
+
+
+class ProgressTest:
+
+  def test_lines_where_there_is_no_terminal(self, caplog):
+    with caplog.at_level("INFO"):
+      with script_helpers.Progress(25, "Doing", "things", 10) as progress:
+        for _ in range(4):
+          progress.update(7)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Doing: 14 of 25 things", "Doing: 21 of 25 things"]
