@@ -809,8 +809,10 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"], label_ids, num_labels,
         use_one_hot_embeddings, dropout_before_logits, is_regression)
-    scaffold_fn = (
-        _warm_start(init_checkpoint, use_tpu) if init_checkpoint else None)
+    scaffold_fn = None
+    if init_checkpoint:
+      scaffold_fn = estimator_helpers.warm_start(
+          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if is_training:
       # The scope "loss" of create_model makes the Estimator call its curve
@@ -843,15 +845,6 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     return eval_metrics
 
   return model_fn
-
-
-def _warm_start(init_checkpoint, use_tpu):
-  """Takes the graph's initial values from a checkpoint; the scaffold_fn."""
-  tvars = tf.compat.v1.trainable_variables()
-  assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
-      tvars, init_checkpoint)
-  return estimator_helpers.warm_start(
-      tvars, assignment_map, init_checkpoint, use_tpu)
 
 
 def input_fn_builder(features, seq_length, is_training, drop_remainder):
@@ -918,7 +911,11 @@ def main(_):
   train_examples, dev_sets, test_sets = _read_examples(FLAGS, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
-  _check_checkpoints(FLAGS, bert_config, num_labels)
+  estimator_helpers.check_checkpoints(
+      FLAGS, bert_config,
+      lambda ids: create_model(bert_config, False, ids, ids, ids,
+                               tf.zeros([1], tf.int32), num_labels, False),
+      modeling.get_assignment_map_from_checkpoint)
 
   num_train_steps = num_warmup_steps = None
   if FLAGS.do_train:
@@ -974,23 +971,6 @@ def _check_flags(args, bert_config):
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
-
-
-def _check_checkpoints(args, bert_config, num_labels):
-  """Refuses checkpoints that don't fit, before the data are converted."""
-  with tf.Graph().as_default():
-    ids = tf.zeros([1, 2], tf.int32)
-    create_model(bert_config, False, ids, ids, ids, tf.zeros([1], tf.int32),
-                 num_labels, False)
-    trained = estimator_helpers.check_output_checkpoint(
-        args.output_dir, tf.compat.v1.trainable_variables())
-    if args.init_checkpoint:
-      estimator_helpers.check_checkpoint(args.init_checkpoint, bert_config)
-      _warm_start(args.init_checkpoint, use_tpu=False)
-  if not (trained or args.init_checkpoint or args.do_train):
-    raise ValueError(
-        f"There is no model to evaluate: --output_dir={args.output_dir} has "
-        f"no checkpoint. Pass --do_train, or --init_checkpoint.")
 
 
 def _read_examples(args, task, processor):

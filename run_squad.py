@@ -659,8 +659,10 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
         use_one_hot_embeddings)
-    scaffold_fn = (
-        _warm_start(init_checkpoint, use_tpu) if init_checkpoint else None)
+    scaffold_fn = None
+    if init_checkpoint:
+      scaffold_fn = estimator_helpers.warm_start(
+          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if not is_training:
       return spec(mode=mode, scaffold_fn=scaffold_fn, predictions={
@@ -680,15 +682,6 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     return -tf.reduce_mean(tf.reduce_sum(one_hot * log_probs, axis=-1))
 
   return model_fn
-
-
-def _warm_start(init_checkpoint, use_tpu):
-  """Takes the graph's initial values from a checkpoint; the scaffold_fn."""
-  tvars = tf.compat.v1.trainable_variables()
-  assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
-      tvars, init_checkpoint)
-  return estimator_helpers.warm_start(
-      tvars, assignment_map, init_checkpoint, use_tpu)
 
 
 def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
@@ -1110,7 +1103,10 @@ def main(_):
     predict_examples = (
         _read_predict_examples(FLAGS) if FLAGS.do_predict else None)
     if FLAGS.do_train or FLAGS.do_predict:
-      _check_checkpoints(FLAGS, bert_config)
+      estimator_helpers.check_checkpoints(
+          FLAGS, bert_config,
+          lambda ids: create_model(bert_config, False, ids, ids, ids, False),
+          modeling.get_assignment_map_from_checkpoint)
     if FLAGS.do_train:
       _train(FLAGS, bert_config, pool)
     if not horovod_helpers.is_chief():
@@ -1141,22 +1137,6 @@ def _check_flags(args):
         f"--max_query_length={args.max_query_length} a window may hold no more "
         f"than {most} tokens of the text, and what lies between two windows "
         f"would be lost.")
-
-
-def _check_checkpoints(args, bert_config):
-  """Refuses checkpoints that don't fit, before the data are converted."""
-  with tf.Graph().as_default():
-    ids = tf.zeros([1, 2], tf.int32)
-    create_model(bert_config, False, ids, ids, ids, False)
-    trained = estimator_helpers.check_output_checkpoint(
-        args.output_dir, tf.compat.v1.trainable_variables())
-    if args.init_checkpoint:
-      estimator_helpers.check_checkpoint(args.init_checkpoint, bert_config)
-      _warm_start(args.init_checkpoint, use_tpu=False)
-  if not (trained or args.init_checkpoint or args.do_train):
-    raise ValueError(
-        f"There is no model to predict with: --output_dir={args.output_dir} "
-        f"has no checkpoint. Pass --do_train, or --init_checkpoint.")
 
 
 def _read_answers(args):

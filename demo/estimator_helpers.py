@@ -240,18 +240,22 @@ def check_warm_start(tvars, assignment_map, init_checkpoint):
   return loaded, fresh, unused
 
 
-def warm_start(tvars, assignment_map, init_checkpoint, use_tpu):
-  """Takes initial values from a checkpoint, after `check_warm_start`.
+def warm_start(get_assignment_map, init_checkpoint, use_tpu):
+  """Takes the graph's initial values from a checkpoint that fits.
 
   Args:
-    tvars: list of the graph's trainable variables.
-    assignment_map: dict checkpoint name -> variable.
+    get_assignment_map: `modeling.get_assignment_map_from_checkpoint`.
     init_checkpoint: string, checkpoint prefix.
     use_tpu: bool.
 
   Returns:
     The scaffold_fn that a TPU needs for it, None elsewhere.
+
+  Raises:
+    ValueError: see `check_warm_start`.
   """
+  tvars = tf.compat.v1.trainable_variables()
+  assignment_map, _ = get_assignment_map(tvars, init_checkpoint)
   check_warm_start(tvars, assignment_map, init_checkpoint)
 
   def scaffold_fn():
@@ -262,6 +266,32 @@ def warm_start(tvars, assignment_map, init_checkpoint, use_tpu):
     return scaffold_fn
   tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
   return None
+
+
+def check_checkpoints(args, bert_config, build_model, get_assignment_map):
+  """Refuses checkpoints that don't fit, before the data are converted.
+
+  Args:
+    args: the parsed flags.
+    bert_config: modeling.BertConfig.
+    build_model: function of int32 ids [1, 2] that builds the script's model.
+    get_assignment_map: `modeling.get_assignment_map_from_checkpoint`.
+
+  Raises:
+    ValueError: one doesn't fit, or there is none and no training.
+  """
+  with tf.Graph().as_default():
+    build_model(tf.zeros([1, 2], tf.int32))
+    trained = check_output_checkpoint(
+        args.output_dir, tf.compat.v1.trainable_variables())
+    if args.init_checkpoint:
+      check_checkpoint(args.init_checkpoint, bert_config)
+      warm_start(get_assignment_map, args.init_checkpoint, use_tpu=False)
+  if not (trained or args.init_checkpoint or args.do_train):
+    raise ValueError(
+        f"There is no model to evaluate or predict with: "
+        f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train, "
+        f"or --init_checkpoint.")
 
 
 def train(args, estimator, input_fn, num_examples, num_train_steps,

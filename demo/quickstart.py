@@ -48,7 +48,7 @@ def init_quickstart_flags():
   flags.DEFINE_string("work_dir", "build", "Folder for weights and results.")
   flags.DEFINE_float("num_train_epochs", 4.0, "Passes over the training data.")
   flags.DEFINE_float(
-      "squad_epochs", 6.0, "Passes over the questions in demo/data.")
+      "squad_epochs", 4.0, "Passes over the questions in demo/data.")
   flags.DEFINE_integer(
       "max_seq_length", None, "Tokens per example; by default 40 for the demo "
       "sentences and 128 for GLUE.")
@@ -177,8 +177,8 @@ def _answer_questions(model_dir, output_dir):
       f"--train_file={os.path.join(_DEMO_DATA, 'squad_train.json')}",
       "--do_predict", "--do_eval", f"--predict_file={dev_file}",
       "--version_2_with_negative", "--doc_stride=64", "--max_query_length=32",
-      "--train_batch_size=8", f"--num_train_epochs={FLAGS.squad_epochs}",
-      "--log_steps=40")
+      "--train_batch_size=4", f"--num_train_epochs={FLAGS.squad_epochs}",
+      "--log_steps=60")
   _show_answers(dev_file, _load(os.path.join(output_dir, "predictions.json")))
   _say("Scores of the answers, percent")
   scores = _load(os.path.join(output_dir, "eval_results.json"))

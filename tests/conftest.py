@@ -186,3 +186,12 @@ def run_script(script, *flags, launcher=(), env=None, timeout=600):
       [*launcher, sys.executable, *target, *map(str, flags)],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       env=environment, cwd="/", timeout=timeout, check=False)
+
+
+def error_line(run, script):
+  """The one line with which a run of `run_script` ended, and nothing else."""
+  assert run.returncode == 1, run.stdout
+  assert "Traceback" not in run.stdout, run.stdout
+  (line,) = [line for line in run.stdout.splitlines()
+             if line.startswith(f"{script}: error: ")]
+  return line

@@ -360,11 +360,7 @@ class BadInputTest:
              *TRAINING, *tiny_model.flags(), *do_eval]
     run = conftest.run_script(
         SCRIPT, *flags, *make(tiny_model, sst2_dir, inputs))
-    assert run.returncode == 1, run.stdout
-    assert "Traceback" not in run.stdout
-    errors = [line for line in run.stdout.splitlines()
-              if line.startswith("run_classifier.py: error: ")]
-    assert len(errors) == 1 and message in errors[0], run.stdout
+    assert message in conftest.error_line(run, SCRIPT), run.stdout
     assert (output_dir / "eval_results.txt").read_text() == "earlier = 1\n"
     assert (output_dir / "train.tf_record").read_text() == "earlier"
 

@@ -357,10 +357,6 @@ class BadInputTest:
         SCRIPT, "--do_train", f"--train_file={squad_dir}/train.json",
         f"--output_dir={output_dir}", *TRAINING, *tiny_model.flags(),
         *make(tiny_model, squad_dir, inputs))
-    assert run.returncode == 1, run.stdout
-    assert "Traceback" not in run.stdout
-    errors = [line for line in run.stdout.splitlines()
-              if line.startswith("run_squad.py: error: ")]
-    assert len(errors) == 1 and message in errors[0], run.stdout
+    assert message in conftest.error_line(run, SCRIPT), run.stdout
     for path in earlier.values():
       assert path.read_text() == "earlier"
