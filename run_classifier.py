@@ -944,14 +944,8 @@ def _make_estimator(args, bert_config, num_labels, num_train_steps,
       num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
       dropout_before_logits=args.dropout_before_logits,
       is_regression=is_regression)
-  return tf.compat.v1.estimator.tpu.TPUEstimator(
-      model_fn=model_fn,
-      config=estimator_helpers.run_config(args),
-      use_tpu=args.use_tpu,
-      eval_on_tpu=args.use_tpu,
-      train_batch_size=args.train_batch_size,
-      eval_batch_size=args.eval_batch_size,
-      predict_batch_size=args.predict_batch_size)
+  return estimator_helpers.make_estimator(
+      args, model_fn, eval_batch_size=args.eval_batch_size)
 
 
 def _check_flags(args, bert_config):

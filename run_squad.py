@@ -1149,8 +1149,9 @@ def _read_answers(args):
       raise ValueError(f"{place} has no answers to score with. Leave --do_eval "
                        f"out.")
     if not (qa["answers"] or args.version_2_with_negative):
-      raise ValueError(f"{place} has no answer: this is SQuAD 2.0. Pass "
-                       f"--version_2_with_negative.")
+      raise ValueError(f"{place} has no answer to score with. Pass "
+                       f"--version_2_with_negative if its text has none, else "
+                       f"leave --do_eval out.")
   if not answers:
     raise ValueError(f"--predict_file={args.predict_file} has no question.")
   return answers
@@ -1295,13 +1296,8 @@ def _make_estimator(args, bert_config, num_train_steps=None,
       bert_config, args.init_checkpoint,
       estimator_helpers.effective_learning_rate(args), num_train_steps,
       num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu)
-  return tf.compat.v1.estimator.tpu.TPUEstimator(
-      model_fn=model_fn,
-      # Many ranks and large models fill a disk.
-      config=estimator_helpers.run_config(args, keep_checkpoint_max=1),
-      use_tpu=args.use_tpu,
-      train_batch_size=args.train_batch_size,
-      predict_batch_size=args.predict_batch_size)
+  # Many ranks and large models fill a disk with more.
+  return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
 def _train(args, bert_config, pool):
@@ -1327,8 +1323,7 @@ def _train(args, bert_config, pool):
         + (f" for rank {horovod_helpers.hvd_rank()}: start fewer ranks."
            if horovod_helpers.horovod_enabled() else "."))
   horovod_helpers.barrier()
-  logging.info("  Num split examples = %d%s", num_features,
-               " on this rank" if horovod_helpers.horovod_enabled() else "")
+  logging.info("%d questions make %d windows.", end - start, num_features)
   estimator_helpers.train(
       args, _make_estimator(args, bert_config, num_train_steps,
                             num_warmup_steps),

@@ -61,6 +61,29 @@ def run_config(args, keep_checkpoint_max=5):
               tpu.InputPipelineConfig.PER_HOST_V2)))
 
 
+def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None):
+  """The Estimator of a script.
+
+  Args:
+    args: the parsed flags (those of `run_config`, train_batch_size and
+      predict_batch_size).
+    model_fn: function of features, labels, mode and params.
+    keep_checkpoint_max: int, checkpoints to keep.
+    eval_batch_size: int or None, where the script evaluates with it.
+
+  Returns:
+    TPUEstimator; it runs on CPU and GPU too.
+  """
+  return tf.compat.v1.estimator.tpu.TPUEstimator(
+      model_fn=model_fn,
+      config=run_config(args, keep_checkpoint_max),
+      use_tpu=args.use_tpu,
+      eval_on_tpu=args.use_tpu,
+      train_batch_size=args.train_batch_size,
+      eval_batch_size=eval_batch_size,
+      predict_batch_size=args.predict_batch_size)
+
+
 def training_steps(num_examples, args):
   """Steps of the training and of its warm-up.
 

@@ -53,8 +53,8 @@ def define_model_flags(max_seq_length):
       "Lower-case the text: True for uncased models, False for cased ones.")
   flags.DEFINE_integer(
       "max_seq_length", max_seq_length,
-      "Tokens per example after word-piece tokenization; longer ones are cut, "
-      "shorter ones padded.")
+      "Tokens that the model is given at a time; shorter examples are padded, "
+      "longer ones cut (questions: the text into windows).")
 
 
 def define_training_flags():

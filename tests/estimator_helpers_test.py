@@ -76,11 +76,11 @@ class KeptCheckpointsTest:
     args = flag_values(
         output_dir=str(folder), save_checkpoints_steps=save_steps, log_steps=5,
         random_seed=1, use_tpu=False, tpu_name=None, master=None,
-        iterations_per_loop=1000, num_tpu_cores=8)
+        iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
+        predict_batch_size=4)
     with tf.Graph().as_default():
-      estimator = tf.compat.v1.estimator.tpu.TPUEstimator(
-          model_fn, train_batch_size=4, use_tpu=False,
-          config=estimator_helpers.run_config(args, keep_checkpoint_max=1))
+      estimator = estimator_helpers.make_estimator(
+          args, model_fn, keep_checkpoint_max=1)
       estimator_helpers.train(
           args, estimator, lambda params: tf.data.Dataset.from_tensors(
               {"x": tf.ones([4])}).repeat(), 4, num_steps, "rate")
