@@ -101,7 +101,7 @@ class TrainedTest:
         SCRIPT, "--do_predict", "--preprocess_workers=1", *flags)
     assert run.returncode == 0, run.stdout
     assert "eval.tf_record (80 records) again" in run.stdout
-    (trained[0] / "eval_results.json").unlink()
+    assert not (trained[0] / "eval_results.json").exists()  # Of the earlier.
     run = conftest.run_script(SCRIPT, "--do_eval", *flags)
     assert run.returncode == 0, run.stdout
     for name, content in before.items():
