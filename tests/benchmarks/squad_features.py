@@ -25,6 +25,7 @@ import time
 
 from absl import app
 from absl import flags
+import psutil
 
 import run_squad
 import tokenization
@@ -109,20 +110,13 @@ def repeated(path, num_questions, output_file):
 
 def proportional_memory(pid):
   """Bytes of a process and its children, shared pages counted once."""
-  pids = [pid]
-  try:
-    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as reader:
-      pids += reader.read().split()
-  except OSError:
-    pass
   total = 0
-  for one in pids:
-    try:
-      with open(f"/proc/{one}/smaps_rollup", encoding="ascii") as reader:
-        total += next(int(line.split()[1]) for line in reader
-                      if line.startswith("Pss:")) * 1024
-    except (OSError, StopIteration):
-      pass  # It has just ended.
+  try:
+    process = psutil.Process(pid)
+    for one in [process] + process.children():
+      total += one.memory_full_info().pss
+  except psutil.Error:
+    pass  # It has just ended.
   return total
 
 
