@@ -32,6 +32,7 @@ import tokenization
 
 FLAGS = flags.FLAGS
 _MEBIBYTE = 1 << 20
+_UPSTREAM = 372  # Recorded once; it can't run beside this.
 
 
 def define_flags():
@@ -166,6 +167,8 @@ def main(_):
       print(f"  {workers} worker(s): "
             f"{statistics.median(per_cpu[workers]):.0f} per CPU-second, "
             f"{statistics.median(per_second[workers]):.0f} per second")
+    print(f"  upstream: {_UPSTREAM} per CPU-second on dev-v1.1.json (TensorFlow "
+          f"1.15, another machine)")
     ratio = statistics.median(
         two / one for one, two in zip(per_second[1], per_second[2]))
     print(f"  2 workers against 1, by the clock: {ratio:.2f} (plain Python: "
