@@ -5,7 +5,8 @@
 
 Reads, converts and writes the file for prediction (384/128/64), in turn with
 one and with two workers, and prints medians: windows per CPU-second (all
-processes) and per second, and how much faster two processes are than one at
+processes) and per second, for all of it and for converting and writing alone,
+which is what workers share, and how much faster two processes are than one at
 plain Python on this machine, whose cores may share what they need. Then makes a training file of that many questions by
 repeating --train_file's under new ids, and prints the peak memory of the
 process and its workers while run_squad.py's parts read and write it; pages
@@ -52,7 +53,11 @@ def cpu_seconds():
 
 
 def prepare(path, is_training, num_workers, record_file):
-  """What run_squad.py does from the JSON file to the records; windows."""
+  """What run_squad.py does from the JSON file to the records.
+
+  Returns:
+    (windows, seconds without vocabulary, reading, and starting workers).
+  """
   FLAGS.preprocess_workers = num_workers
   FLAGS.do_train, FLAGS.do_predict = is_training, not is_training
   tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
@@ -60,10 +65,12 @@ def prepare(path, is_training, num_workers, record_file):
     examples = run_squad.read_squad_examples(path, is_training)
     if is_training:
       random.Random(12345).shuffle(examples)
+    start = time.perf_counter()
     count, _ = run_squad._convert(
         examples, is_training, pool, record_file,
         None if is_training else tokenizer.inv_vocab)
-  return count
+    seconds = time.perf_counter() - start
+  return count, seconds
 
 
 def plain_python():
@@ -123,8 +130,9 @@ def proportional_memory(pid):
 
 def memory_run(folder):
   """Reads and writes the large training file; prints windows."""
-  print(prepare(os.path.join(folder, "large.json"), True, None,
-                os.path.join(folder, "large.tf_record")))
+  count, _ = prepare(os.path.join(folder, "large.json"), True, None,
+                     os.path.join(folder, "large.tf_record"))
+  print(count)
 
 
 def peak_memory(folder):
@@ -153,26 +161,28 @@ def main(_):
   if FLAGS.memory_only:
     return memory_run(FLAGS.output_dir)
   with tempfile.TemporaryDirectory() as folder:
-    per_cpu, per_second, scaling = {1: [], 2: []}, {1: [], 2: []}, []
+    rates, scaling = {1: [], 2: []}, []
     for _ in range(FLAGS.rounds):
       scaling.append(machine_scaling())
       for workers in (1, 2):
         wall, cpu = time.perf_counter(), cpu_seconds()
-        count = prepare(FLAGS.squad_file, False, workers,
-                        os.path.join(folder, "x.tf_record"))
-        per_second[workers].append(count / (time.perf_counter() - wall))
-        per_cpu[workers].append(count / (cpu_seconds() - cpu))
+        count, converting = prepare(FLAGS.squad_file, False, workers,
+                                    os.path.join(folder, "x.tf_record"))
+        wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+        rates[workers].append((count / cpu, count / wall, count / converting))
     print(f"{count} windows of {FLAGS.squad_file}, median of {FLAGS.rounds}:")
     for workers in (1, 2):
-      print(f"  {workers} worker(s): "
-            f"{statistics.median(per_cpu[workers]):.0f} per CPU-second, "
-            f"{statistics.median(per_second[workers]):.0f} per second")
+      per_cpu, per_second, alone = map(statistics.median, zip(*rates[workers]))
+      print(f"  {workers} worker(s): {per_cpu:.0f} per CPU-second, "
+            f"{per_second:.0f} per second, {alone:.0f} without reading")
     print(f"  upstream: {_UPSTREAM} per CPU-second on dev-v1.1.json (TensorFlow "
           f"1.15, another machine)")
-    ratio = statistics.median(
-        two / one for one, two in zip(per_second[1], per_second[2]))
-    print(f"  2 workers against 1, by the clock: {ratio:.2f} (plain Python: "
-          f"{statistics.median(scaling):.2f})")
+    _, whole, alone = (
+        statistics.median(two[i] / one[i]
+                          for one, two in zip(rates[1], rates[2]))
+        for i in range(3))
+    print(f"  2 workers against 1, by the clock: {whole:.2f}, {alone:.2f} "
+          f"without reading (plain Python: {statistics.median(scaling):.2f})")
     if FLAGS.memory_questions:
       count = repeated(FLAGS.train_file or FLAGS.squad_file,
                        FLAGS.memory_questions,
