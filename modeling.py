@@ -110,7 +110,8 @@ class BertConfig(object):
 
   def to_json_string(self):
     """Returns the values as JSON text, keys sorted, newline at the end."""
-    return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(self.to_dict(), sort_keys=True, indent=2)
+    return f"{text}\n"
 
 
 class BertModel(object):
@@ -360,7 +361,7 @@ def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
 
 def create_initializer(initializer_range=0.02):
   """Returns a truncated normal initializer with this standard deviation."""
-  return tf.compat.v1.truncated_normal_initializer(stddev=initializer_range)
+  return tf.compat.v1.truncated_normal_initializer(0.0, initializer_range)
 
 
 def embedding_lookup(input_ids,

@@ -48,8 +48,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   # not in their checkpoints.
   optimizer = AdamWeightDecayOptimizer(
       learning_rate, weight_decay_rate=0.01, beta_1=0.9, beta_2=0.999,
-      epsilon=1e-6,
-      exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"])
+      exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
+      epsilon=1e-6)
   if horovod_enabled():
     optimizer = hvd.DistributedOptimizer(optimizer, sparse_as_dense=True)
   if use_tpu:

@@ -685,10 +685,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
 
 
 def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
-  """Makes the input_fn that reads record files.
-
-  In training the records of all ranks of this server are shared out among
-  them, repeated without end and shuffled in a buffer of 100.
+  """Makes the input_fn that reads record files; see `record_helpers.dataset`.
 
   Args:
     input_file: string or list of strings.

@@ -218,11 +218,11 @@ class FullTokenizer(object):
 
   def convert_tokens_to_ids(self, tokens):
     """Returns the ids of word pieces (list of int)."""
-    return convert_by_vocab(self.vocab, tokens)
+    return convert_tokens_to_ids(self.vocab, tokens)
 
   def convert_ids_to_tokens(self, ids):
     """Returns the word pieces of ids (list of str)."""
-    return convert_by_vocab(self.inv_vocab, ids)
+    return convert_ids_to_tokens(self.inv_vocab, ids)
 
 
 class BasicTokenizer(object):
@@ -318,9 +318,8 @@ class WordpieceTokenizer(object):
 
   def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
     """See the class."""
-    self.vocab = vocab
-    self.unk_token = unk_token
     self.max_input_chars_per_word = max_input_chars_per_word
+    self.vocab, self.unk_token = vocab, unk_token
 
   def tokenize(self, text):
     """Splits text that `BasicTokenizer` has cleaned.

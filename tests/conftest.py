@@ -188,10 +188,38 @@ def run_script(script, *flags, launcher=(), env=None, timeout=600):
       env=environment, cwd="/", timeout=timeout, check=False)
 
 
-def error_line(run, script):
-  """The one line with which a run of `run_script` ended, and nothing else."""
+def flag_case(**values):
+  """For `assert_refused`: flags that need no files."""
+  return lambda model, data_dir, folder: [
+      f"--{name}={value}" for name, value in values.items()]
+
+
+def assert_refused(script, flags, make, message, model, data_dir, folder,
+                   earlier):
+  """A run ends with one line, status 1, and earlier results as they were.
+
+  Args:
+    script: string.
+    flags: list of flags that alone would do.
+    make: function of (model, data_dir, folder) that returns the wrong flags,
+      and may write files into the folder.
+    message: string, a part of the line.
+    model: TinyModel.
+    data_dir: folder of the good data.
+    folder: empty folder.
+    earlier: list of names of files in the output folder.
+  """
+  inputs, output_dir = folder / "in", folder / "out"
+  inputs.mkdir()
+  output_dir.mkdir()
+  for name in earlier:
+    (output_dir / name).write_text(f"earlier {name}")
+  run = run_script(script, f"--output_dir={output_dir}", *flags,
+                   *model.flags(), *make(model, data_dir, inputs))
   assert run.returncode == 1, run.stdout
   assert "Traceback" not in run.stdout, run.stdout
   (line,) = [line for line in run.stdout.splitlines()
              if line.startswith(f"{script}: error: ")]
-  return line
+  assert message in line, run.stdout
+  for name in earlier:
+    assert (output_dir / name).read_text() == f"earlier {name}"

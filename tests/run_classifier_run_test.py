@@ -247,9 +247,7 @@ def bad_input_cases():
       return [f"--data_dir={folder}"]
     return make
 
-  def flag(**values):
-    return lambda model, sst2_dir, folder: [
-        f"--{name}={value}" for name, value in values.items()]
+  flag = conftest.flag_case
 
   def config(**changes):
     def make(model, sst2_dir, folder):
@@ -349,20 +347,11 @@ class BadInputTest:
   def test_one_clear_line_and_earlier_results_intact(
       self, case, tiny_model, sst2_dir, tmp_path):
     make, message = CASES[case]
-    inputs, output_dir = tmp_path / "in", tmp_path / "out"
-    inputs.mkdir()
-    output_dir.mkdir()
-    (output_dir / "eval_results.txt").write_text("earlier = 1\n")
-    (output_dir / "train.tf_record").write_text("earlier")
     do_eval = ["--do_eval"] if case == "unknown label" else []
-    flags = ["--task_name=sst2", "--do_train", "--num_train_epochs=1",
-             f"--data_dir={sst2_dir}", f"--output_dir={output_dir}",
-             *TRAINING, *tiny_model.flags(), *do_eval]
-    run = conftest.run_script(
-        SCRIPT, *flags, *make(tiny_model, sst2_dir, inputs))
-    assert message in conftest.error_line(run, SCRIPT), run.stdout
-    assert (output_dir / "eval_results.txt").read_text() == "earlier = 1\n"
-    assert (output_dir / "train.tf_record").read_text() == "earlier"
+    conftest.assert_refused(
+        SCRIPT, ["--task_name=sst2", "--do_train", "--num_train_epochs=1",
+                 f"--data_dir={sst2_dir}", *TRAINING, *do_eval], make, message,
+        tiny_model, sst2_dir, tmp_path, ["eval_results.txt", "train.tf_record"])
 
   def test_missing_flags_are_all_named(self):
     run = conftest.run_script(SCRIPT)

@@ -269,9 +269,7 @@ class TwoRanksTest:
 
 def bad_input_cases():
   """name -> (function of (model, squad_dir, folder) -> flags, message)."""
-  def flag(**values):
-    return lambda model, squad_dir, folder: [
-        f"--{name}={value}" for name, value in values.items()]
+  flag = conftest.flag_case
 
   def train(content):
     def make(model, squad_dir, folder):
@@ -346,17 +344,7 @@ class BadInputTest:
   def test_one_clear_line_and_earlier_results_intact(
       self, case, tiny_model, squad_dir, tmp_path):
     make, message = CASES[case]
-    inputs, output_dir = tmp_path / "in", tmp_path / "out"
-    inputs.mkdir()
-    output_dir.mkdir()
-    earlier = {name: output_dir / name for name in (
-        "train.tf_record", "nbest_predictions.json", "eval_results.json")}
-    for path in earlier.values():
-      path.write_text("earlier")
-    run = conftest.run_script(
-        SCRIPT, "--do_train", f"--train_file={squad_dir}/train.json",
-        f"--output_dir={output_dir}", *TRAINING, *tiny_model.flags(),
-        *make(tiny_model, squad_dir, inputs))
-    assert message in conftest.error_line(run, SCRIPT), run.stdout
-    for path in earlier.values():
-      assert path.read_text() == "earlier"
+    conftest.assert_refused(
+        SCRIPT, ["--do_train", f"--train_file={squad_dir}/train.json",
+                 *TRAINING], make, message, tiny_model, squad_dir, tmp_path,
+        ["train.tf_record", "nbest_predictions.json", "eval_results.json"])
