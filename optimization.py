@@ -10,7 +10,7 @@ import re
 
 import tensorflow as tf
 
-from demo.horovod_helpers import horovod_enabled, hvd
+from demo.horovod_helpers import horovod_enabled, hvd, reduction_options
 
 # Graph collection that holds the learning rate of the step, for hooks.
 LEARNING_RATE = "learning_rate"
@@ -51,7 +51,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
       exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
       epsilon=1e-6)
   if horovod_enabled():
-    optimizer = hvd.DistributedOptimizer(optimizer, sparse_as_dense=True)
+    optimizer = hvd.DistributedOptimizer(
+        optimizer, sparse_as_dense=True, **reduction_options())
   if use_tpu:
     optimizer = tf.compat.v1.tpu.CrossShardOptimizer(optimizer)
 

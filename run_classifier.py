@@ -17,15 +17,18 @@ import collections
 import csv
 import json
 import os
+import zlib
 
 from absl import flags
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import metrics
+from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
 import modeling
@@ -808,7 +811,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         use_one_hot_embeddings, dropout_before_logits, is_regression)
     scaffold_fn = None
     if init_checkpoint:
-      scaffold_fn = estimator_helpers.warm_start(
+      scaffold_fn = checkpoint_helpers.warm_start(
           modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if is_training:
@@ -822,7 +825,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       return spec(mode=mode, loss=loss, train_op=train_op,
                   scaffold_fn=scaffold_fn)
     if mode == tf.estimator.ModeKeys.EVAL:
-      estimator_helpers.show_to_eval_hook(
+      prediction_helpers.show_to_eval_hook(
           probabilities=probabilities, label_ids=label_ids,
           is_real_example=is_real_example)
       return spec(mode=mode, loss=loss, scaffold_fn=scaffold_fn,
@@ -895,11 +898,12 @@ def convert_examples_to_features(examples, label_list, max_seq_length,
 def main(_):
   """Trains, evaluates and predicts, as the flags say."""
   tf.compat.v1.enable_resource_variables()
+  horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
+                              FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
   task, processor = find_processor(FLAGS.task_name)
   script_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)
-  horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
   script_helpers.check_output_dir(FLAGS.output_dir)
 
   tokenizer = tokenization.FullTokenizer(
@@ -908,7 +912,7 @@ def main(_):
   train_examples, dev_sets, test_sets = _read_examples(FLAGS, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
-  estimator_helpers.check_checkpoints(
+  checkpoint_helpers.check_checkpoints(
       FLAGS, bert_config,
       lambda ids: create_model(bert_config, False, ids, ids, ids,
                                tf.zeros([1], tf.int32), num_labels, False),
@@ -918,31 +922,44 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  estimator = _make_estimator(
-      FLAGS, bert_config, num_labels, num_train_steps, num_warmup_steps,
-      processor.is_regression)
+  _check_ranks_agree(FLAGS, train_examples)
+  model_fn = model_fn_builder(
+      bert_config, num_labels, FLAGS.init_checkpoint,
+      estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
+      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
+      dropout_before_logits=FLAGS.dropout_before_logits,
+      is_regression=processor.is_regression)
+  estimator = estimator_helpers.make_estimator(
+      FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size)
   if FLAGS.do_train:
     _train(FLAGS, estimator, train_examples, label_list, tokenizer,
            num_train_steps)
-  if not horovod_helpers.is_chief():
+  if not prediction_helpers.takes_part(FLAGS):
     return
   if FLAGS.do_eval:
-    _evaluate(FLAGS, estimator, task, dev_sets, label_list, tokenizer)
+    _evaluate(FLAGS, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if FLAGS.do_predict:
     _predict(FLAGS, estimator, test_sets, label_list, tokenizer)
 
 
-def _make_estimator(args, bert_config, num_labels, num_train_steps,
-                    num_warmup_steps, is_regression):
-  """The Estimator of the flags' model and folders."""
-  model_fn = model_fn_builder(
-      bert_config, num_labels, args.init_checkpoint,
-      estimator_helpers.effective_learning_rate(args), num_train_steps,
-      num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
-      dropout_before_logits=args.dropout_before_logits,
-      is_regression=is_regression)
-  return estimator_helpers.make_estimator(
-      args, model_fn, eval_batch_size=args.eval_batch_size)
+def _check_ranks_agree(args, train_examples):
+  """Refuses a run whose ranks don't train on the same."""
+  script_helpers.check_ranks_agree(
+      args,
+      {"--vocab_file": args.vocab_file,
+       "--bert_config_file": args.bert_config_file,
+       # It holds the checksums of all values.
+       "--init_checkpoint":
+           args.init_checkpoint and args.init_checkpoint + ".index"},
+      {"What --data_dir has to train on":
+           f"{len(train_examples or [])} examples, checksum "
+           f"{zlib.crc32(_texts(train_examples or []))}"})
+
+
+def _texts(examples):
+  """All that examples hold (bytes)."""
+  return "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
+                   for x in examples).encode("utf-8", "surrogatepass")
 
 
 def _check_flags(args, bert_config):
@@ -975,16 +992,19 @@ def _read_examples(args, task, processor):
   dev_sets, test_sets = {}, {}
   if args.do_train:
     train_examples = processor.get_train_examples(args.data_dir)
-  if args.do_eval:
+  takes_part = prediction_helpers.takes_part(args)
+  do_eval = args.do_eval and takes_part
+  do_predict = args.do_predict and takes_part
+  if do_eval:
     dev_sets[""] = processor.get_dev_examples(args.data_dir)
-  if args.do_predict:
+  if do_predict:
     test_sets[""] = processor.get_test_examples(args.data_dir)
   if task == "mnli":
     mismatched = MnliMismatchedProcessor()
     for wanted, sets, file_name, read in (
-        (args.do_eval, dev_sets, "dev_mismatched.tsv",
+        (do_eval, dev_sets, "dev_mismatched.tsv",
          mismatched.get_dev_examples),
-        (args.do_predict, test_sets, "test_mismatched.tsv",
+        (do_predict, test_sets, "test_mismatched.tsv",
          mismatched.get_test_examples)):
       if wanted and tf.io.gfile.exists(os.path.join(args.data_dir, file_name)):
         sets["_mismatched"] = read(args.data_dir)
@@ -1018,53 +1038,71 @@ def _train(args, estimator, train_examples, label_list, tokenizer,
           is_training=True,
           drop_remainder=True,
           is_regression=not label_list),
-      len(train_examples), num_train_steps, optimization.LEARNING_RATE)
+      len(train_examples), num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=30)
 
 
-def _padded(args, examples, batch_size):
-  """The examples, filled up to whole batches where the device needs that."""
+def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path):
+  """Writes and reads the examples that this rank evaluates or predicts.
+
+  They are filled up to whole batches where the device needs that.
+
+  Args:
+    args: the parsed flags.
+    examples: list of InputExample, those of all ranks.
+    label_list: list of string.
+    tokenizer: FullTokenizer.
+    batch_size: int.
+    path: string, the record file of a run of one rank.
+
+  Returns:
+    The input_fn.
+  """
   missing = -len(examples) % batch_size if args.use_tpu else 0
-  return examples + [PaddingInputExample() for _ in range(missing)]
+  padded = examples + [PaddingInputExample() for _ in range(missing)]
+  own = [example for index, example in enumerate(padded)
+         if prediction_helpers.is_own_row(args, index, batch_size)]
+  record_file = prediction_helpers.record_file(args, path)
+  file_based_convert_examples_to_features(
+      own, label_list, args.max_seq_length, tokenizer, record_file)
+  return file_based_input_fn_builder(
+      input_file=record_file,
+      seq_length=args.max_seq_length,
+      is_training=False,
+      drop_remainder=args.use_tpu,
+      is_regression=not label_list)
 
 
-def _evaluate(args, estimator, task, dev_sets, label_list, tokenizer):
+def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):
   """Scores the dev set(s) and writes the results."""
   report = {}
   for suffix, examples in dev_sets.items():
-    eval_file = os.path.join(args.output_dir, f"eval{suffix}.tf_record")
-    padded = _padded(args, examples, args.eval_batch_size)
-    file_based_convert_examples_to_features(
-        padded, label_list, args.max_seq_length, tokenizer, eval_file)
+    input_fn = _test_input_fn(
+        args, examples, label_list, tokenizer, args.eval_batch_size,
+        os.path.join(args.output_dir, f"eval{suffix}.tf_record"))
     logging.info("***** Running evaluation%s *****", suffix.replace("_", " "))
     logging.info("  Num examples = %d", len(examples))
     logging.info("  Batch size = %d", args.eval_batch_size)
-    num_batches = -(-len(padded) // args.eval_batch_size)
-    outputs_hook = estimator_helpers.EvalOutputsHook(num_batches)
-    result = estimator.evaluate(
-        input_fn=file_based_input_fn_builder(
-            input_file=eval_file,
-            seq_length=args.max_seq_length,
-            is_training=False,
-            drop_remainder=args.use_tpu,
-            is_regression=not label_list),
-        steps=num_batches if args.use_tpu else None,
-        hooks=[outputs_hook],
-        name=suffix.lstrip("_") or None)
-    scores, classes = _scores(task, label_list, outputs_hook.outputs)
+    name = suffix.lstrip("_") or None
+    result, outputs = prediction_helpers.evaluate(
+        args, estimator, model_fn, input_fn, len(examples), name)
+    if result is None:
+      continue
+    scores, classes = _scores(task, label_list, outputs)
     if not label_list:
       result.update(eval_pearson=scores["pearson"],
                     eval_spearman=scores["spearman"])
     _write_eval_results(args, suffix, result)
-    for name, value in scores.items():
-      logging.info("  %s = %.4f", name, value)
+    for metric, value in scores.items():
+      logging.info("  %s = %.4f", metric, value)
     step = int(result["global_step"])
-    estimator_helpers.write_summary(
-        estimator.eval_dir(suffix.lstrip("_") or None),
-        {f"eval_{name}": value for name, value in scores.items()}, step)
-    report[suffix.lstrip("_") or "dev"] = {
+    prediction_helpers.write_summary(
+        estimator.eval_dir(name),
+        {f"eval_{metric}": value for metric, value in scores.items()}, step)
+    report[name or "dev"] = {
         "examples": len(examples), "scores": scores,
         "loss": float(result["eval_loss"]), **classes}
-  if args.detailed_results:
+  if args.detailed_results and report:
     script_helpers.write_text(
         os.path.join(args.output_dir, "eval_metrics.json"),
         json.dumps({"task": task, "global_step": step, "sets": report},
@@ -1097,22 +1135,17 @@ def _write_eval_results(args, suffix, result):
 def _predict(args, estimator, test_sets, label_list, tokenizer):
   """Predicts the test set(s) and writes a row per example."""
   for suffix, examples in test_sets.items():
-    predict_file = os.path.join(args.output_dir, f"predict{suffix}.tf_record")
-    padded = _padded(args, examples, args.predict_batch_size)
-    file_based_convert_examples_to_features(
-        padded, label_list, args.max_seq_length, tokenizer, predict_file)
+    input_fn = _test_input_fn(
+        args, examples, label_list, tokenizer, args.predict_batch_size,
+        os.path.join(args.output_dir, f"predict{suffix}.tf_record"))
     logging.info("***** Running prediction%s *****", suffix.replace("_", " "))
     logging.info("  Num examples = %d", len(examples))
     logging.info("  Batch size = %d", args.predict_batch_size)
-    results = estimator.predict(
-        input_fn=file_based_input_fn_builder(
-            input_file=predict_file,
-            seq_length=args.max_seq_length,
-            is_training=False,
-            drop_remainder=args.use_tpu,
-            is_regression=not label_list))
-    rows = [row["probabilities"] for _, row in zip(
-        script_helpers.progress_bar(examples, desc="Predicting"), results)]
+    results = prediction_helpers.predict(
+        args, estimator, input_fn, len(examples), "examples", log_every=1000)
+    if results is None:
+      continue
+    rows = [row["probabilities"] for row in results[:len(examples)]]
     assert len(rows) == len(examples)
     path = os.path.join(args.output_dir, f"test_results{suffix}.tsv")
     script_helpers.write_text(path, "".join(

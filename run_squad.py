@@ -31,9 +31,11 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import metrics
+from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
 from demo import worker_helpers
@@ -661,7 +663,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
         use_one_hot_embeddings)
     scaffold_fn = None
     if init_checkpoint:
-      scaffold_fn = estimator_helpers.warm_start(
+      scaffold_fn = checkpoint_helpers.warm_start(
           modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if not is_training:
@@ -1085,33 +1087,50 @@ def validate_flags_or_throw(bert_config):
 def main(_):
   """Trains, answers and scores, as the flags say."""
   tf.compat.v1.enable_resource_variables()
-  script_helpers.check_input_files(FLAGS)
-  bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-  script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
-  validate_flags_or_throw(bert_config)
-  _check_flags(FLAGS)
-  tokenizer = tokenization.FullTokenizer(
-      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
-  with _worker_pool(FLAGS, tokenizer) as pool:
-    horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only)
+  with _worker_pool(FLAGS) as pool:
+    horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
+                                FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
+    script_helpers.check_input_files(FLAGS)
+    bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
+    script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
+    validate_flags_or_throw(bert_config)
+    _check_flags(FLAGS)
+    tokenizer = tokenization.FullTokenizer(
+        vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+    script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
-    answers = _read_answers(FLAGS) if FLAGS.do_eval else None
-    predict_examples = (
-        _read_predict_examples(FLAGS) if FLAGS.do_predict else None)
+    answers = predict_examples = None
+    if FLAGS.do_eval and horovod_helpers.is_chief():
+      answers = _read_answers(FLAGS)
+    if FLAGS.do_predict and prediction_helpers.takes_part(FLAGS):
+      predict_examples = _read_predict_examples(FLAGS)
     if FLAGS.do_train or FLAGS.do_predict:
-      estimator_helpers.check_checkpoints(
+      checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
           modeling.get_assignment_map_from_checkpoint)
+    _check_ranks_agree(FLAGS)
     if FLAGS.do_train:
       _train(FLAGS, bert_config, pool)
-    if not horovod_helpers.is_chief():
-      return
-    if FLAGS.do_predict:
+    if predict_examples:
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
-    if FLAGS.do_eval:
+    if answers:
       _evaluate(FLAGS, answers)
+
+
+def _check_ranks_agree(args):
+  """Refuses a run whose ranks don't work on the same."""
+  files = {
+      "--vocab_file": args.vocab_file,
+      "--bert_config_file": args.bert_config_file,
+      # It holds the checksums of all values.
+      "--init_checkpoint":
+          args.init_checkpoint and args.init_checkpoint + ".index"}
+  if args.do_train:
+    files["--train_file"] = args.train_file
+  if args.do_predict and prediction_helpers.is_distributed(args):
+    files["--predict_file"] = args.predict_file
+  script_helpers.check_ranks_agree(args, files, {})
 
 
 def _check_flags(args):
@@ -1178,15 +1197,22 @@ def _read_predict_examples(args):
   return examples
 
 
-def _worker_pool(args, tokenizer):
+def _worker_pool(args):
   """The processes that convert examples."""
   convert = functools.partial(
-      _convert_chunk, windows=_Windows(
-          tokenizer, args.max_seq_length, args.doc_stride,
-          args.max_query_length))
+      _convert_chunk, settings=(
+          args.vocab_file, args.do_lower_case, args.max_seq_length,
+          args.doc_stride, args.max_query_length))
   num_workers = args.preprocess_workers or worker_helpers.default_workers()
   needed = args.do_train or args.do_predict
   return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
+
+
+@functools.lru_cache(maxsize=1)
+def _windows_of(vocab_file, do_lower_case, *settings):
+  """The _Windows of a process, made when it is first given work."""
+  return _Windows(tokenization.FullTokenizer(vocab_file, do_lower_case),
+                  *settings)
 
 
 # Examples for a worker: the number of the first, whether they are for training,
@@ -1195,13 +1221,18 @@ _Chunk = collections.namedtuple(
     "_Chunk", ["first", "examples", "is_training", "records", "answers"])
 
 
-def _convert_chunk(chunk, windows):
+def _convert_chunk(chunk, settings):
   """Converts the examples of a chunk, in a worker process.
+
+  Args:
+    chunk: _Chunk.
+    settings: tuple, the arguments of `_windows_of`.
 
   Returns:
     List with a pair for each window: its record but for the unique_id, its
     packed AnswerFeatures; None for what was not wanted.
   """
+  windows = _windows_of(*settings)
   return [
       (_record_entries(feature, chunk.is_training) if chunk.records else None,
        AnswerFeatures.pack(feature) if chunk.answers else None)
@@ -1209,7 +1240,8 @@ def _convert_chunk(chunk, windows):
       for feature in windows.of(example, example_index, chunk.is_training)]
 
 
-def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
+def _convert(examples, is_training, pool, record_file=None, inv_vocab=None,
+             is_own=None):
   """Converts examples in the processes of a pool, in their order.
 
   Args:
@@ -1218,9 +1250,11 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
     pool: WorkerPool.
     record_file: string or None, file to write.
     inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
+    is_own: function of a window's number (int), whether it belongs in the
+      record file; None for all.
 
   Returns:
-    (num_features, features): int and list of AnswerFeatures.
+    (num_features, features): int and list of AnswerFeatures, of all windows.
   """
   size = min(max(len(examples) // (pool.num_workers * _CHUNKS_PER_WORKER), 1),
              _MAX_CHUNK_SIZE)
@@ -1237,7 +1271,8 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None):
       for entries, packed in windows:
         unique_id = _FIRST_UNIQUE_ID + num_features
         num_features += 1
-        if entries is not None:
+        if entries is not None and (
+            is_own is None or is_own(num_features - 1)):
           writer.write(entries, unique_id)
         if packed is not None:
           features.append(AnswerFeatures(packed, unique_id, inv_vocab))
@@ -1253,7 +1288,8 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
 
   Args:
     args: the parsed flags.
-    examples: list of SquadExample.
+    examples: list of SquadExample; for training those of this rank, for
+      prediction all.
     is_training: bool.
     pool: WorkerPool.
     record_file: string.
@@ -1261,8 +1297,10 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
     inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
 
   Returns:
-    (num_features, features), see `_convert`.
+    (num_features, features), see `_convert`; without inv_vocab num_features
+    may be that of this rank's file.
   """
+  is_shared = is_training or prediction_helpers.is_distributed(args)
   made_from = record_helpers.origin(
       {"input": origin, "vocab": args.vocab_file,
        "run_squad": __file__, "tokenization": tokenization.__file__,
@@ -1271,18 +1309,26 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
        "max_seq_length": args.max_seq_length, "doc_stride": args.doc_stride,
        "max_query_length": args.max_query_length,
        "version_2_with_negative": args.version_2_with_negative,
-       "rank": horovod_helpers.hvd_rank() if is_training else 0,
-       "ranks": horovod_helpers.hvd_size() if is_training else 1})
-  num_features = record_helpers.reusable(record_file, made_from)
-  if num_features is not None:
+       "rank": horovod_helpers.hvd_rank() if is_shared else 0,
+       "ranks": horovod_helpers.hvd_size() if is_shared else 1,
+       "batch_size": args.predict_batch_size
+                     if is_shared and not is_training else None})
+  num_records = record_helpers.reusable(record_file, made_from)
+  if num_records is not None:
     if inv_vocab is None:
-      return num_features, []
+      return num_records, []
     return _convert(examples, is_training, pool, inv_vocab=inv_vocab)
   record_helpers.forget(record_file)
+
+  def is_own(number):
+    return is_training or prediction_helpers.is_own_row(
+        args, number, args.predict_batch_size)
+
   with script_helpers.finished_file(record_file) as temporary:
     num_features, features = _convert(
-        examples, is_training, pool, temporary, inv_vocab)
-  record_helpers.write_lock(record_file, made_from, num_features)
+        examples, is_training, pool, temporary, inv_vocab, is_own)
+  record_helpers.write_lock(
+      record_file, made_from, sum(map(is_own, range(num_features))))
   return num_features, features
 
 
@@ -1329,33 +1375,35 @@ def _train(args, bert_config, pool):
           seq_length=args.max_seq_length,
           is_training=True,
           drop_remainder=True),
-      num_examples, num_train_steps, optimization.LEARNING_RATE)
+      num_examples, num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=670)
 
 
 def _predict(args, bert_config, examples, pool, tokenizer):
   """Answers the questions and writes the result files."""
-  eval_file = os.path.join(args.output_dir, "eval.tf_record")
+  eval_file = prediction_helpers.record_file(
+      args, os.path.join(args.output_dir, "eval.tf_record"))
+  is_chief = horovod_helpers.is_chief()
   num_features, features = _write_records(
       args, examples, False, pool, eval_file, args.predict_file,
-      tokenizer.inv_vocab)
+      tokenizer.inv_vocab if is_chief else None)
   logging.info("***** Running predictions *****")
   logging.info("  Num orig examples = %d", len(examples))
   logging.info("  Num split examples = %d", num_features)
   logging.info("  Batch size = %d", args.predict_batch_size)
-  results = _make_estimator(args, bert_config).predict(
-      input_fn=input_fn_builder(
+  rows = prediction_helpers.predict(
+      args, _make_estimator(args, bert_config),
+      input_fn_builder(
           input_file=eval_file,
           seq_length=args.max_seq_length,
           is_training=False,
-          drop_remainder=False))
-  all_results = []
-  with script_helpers.Progress(
-      num_features, "Predicting", "windows", log_every=1000) as progress:
-    for result in results:
-      all_results.append(RawResult(
-          int(result["unique_ids"]), result["start_logits"],
-          result["end_logits"]))
-      progress.update(1)
+          drop_remainder=False),
+      num_features, "windows", log_every=1000)
+  if not is_chief:
+    return
+  all_results = [
+      RawResult(int(row["unique_ids"]), row["start_logits"], row["end_logits"])
+      for row in rows]
 
   def path(name):
     return os.path.join(args.output_dir, name)
@@ -1403,10 +1451,10 @@ def _evaluate(args, answers):
     logging.info("  %s = %s", name, round(value, 4))
   path = os.path.join(args.output_dir, "eval_results.json")
   script_helpers.write_text(path, json.dumps(scores, indent=2) + "\n")
-  estimator_helpers.write_summary(
+  prediction_helpers.write_summary(
       os.path.join(args.output_dir, "eval"),
       {f"eval_{name}": value for name, value in scores.items()},
-      estimator_helpers.steps_done(args.output_dir))
+      checkpoint_helpers.steps_done(args.output_dir))
   logging.info("Scores: %s", path)
 
 

@@ -13,34 +13,75 @@ Source: `horovod_helpers` of Habana's Model-References (release 0.13), by its
 public names; see CHANGES.
 """
 
+import enum
 import importlib
 import os
+import re
 import socket
+import threading
 
 from absl import logging
 import tensorflow as tf
 from tensorflow.core.protobuf import rewriter_config_pb2
 
+from demo.perf_helpers import PerfLoggingHook  # noqa: F401, for scripts
+from habana import bf16
 from habana import load_habana_module
+from habana import synapse_logger
+from habana.synapse_logger import SynapseLoggerType
 
 INSTALL_HOROVOD = (
     "HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 "
     "pip install --no-build-isolation horovod==0.28.1 (or `make setup`)")
 
-# Variables of the launchers that tell a process its place, in this order:
-# Open MPI, horovodrun, Hydra (MPICH, Intel MPI).
-_PLACE_VARIABLES = {
-    "size": ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "PMI_SIZE"),
-    "rank": ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMI_RANK"),
-    "local_size": ("OMPI_COMM_WORLD_LOCAL_SIZE", "HOROVOD_LOCAL_SIZE",
-                   "MPI_LOCALNRANKS"),
-    "local_rank": ("OMPI_COMM_WORLD_LOCAL_RANK", "HOROVOD_LOCAL_RANK",
-                   "MPI_LOCALRANKID"),
-}
+# Variables of the launchers that tell a process its place: Open MPI,
+# horovodrun, Hydra (MPICH, Intel MPI), and Slurm's srun. The first launcher
+# whose size is set is the one that counts. Slurm's are those of a step: those
+# of a job are also set where nothing was started but the batch script.
+_LAUNCHERS = (
+    dict(size="OMPI_COMM_WORLD_SIZE", rank="OMPI_COMM_WORLD_RANK",
+         local_size="OMPI_COMM_WORLD_LOCAL_SIZE",
+         local_rank="OMPI_COMM_WORLD_LOCAL_RANK"),
+    dict(size="HOROVOD_SIZE", rank="HOROVOD_RANK",
+         local_size="HOROVOD_LOCAL_SIZE", local_rank="HOROVOD_LOCAL_RANK"),
+    dict(size="PMI_SIZE", rank="PMI_RANK", local_size="MPI_LOCALNRANKS",
+         local_rank="MPI_LOCALRANKID"),
+    dict(size="SLURM_STEP_NUM_TASKS", rank="SLURM_PROCID",
+         local_size="SLURM_STEP_TASKS_PER_NODE", local_rank="SLURM_LOCALID"),
+)
+
+# Variables of the device library that a reader of a log wants to know.
+_SHOWN_VARIABLES = (
+    "MULTI_HLS_IPS", "HCL_CONFIG_PATH", "NUM_WORKERS_PER_HLS",
+    "HABANA_INITIAL_WORKSPACE_SIZE_MB", "TF_ENABLE_BF16_CONVERSION",
+    "TF_BF16_CONVERSION")
+# Folders and names for dumped graphs, which ranks must not share.
+_PREFIX_VARIABLES = (
+    "TF_RANK_PREFIX", "HBN_TF_GRAPH_PREFIX", "TF_DUMP_GRAPH_PREFIX")
+
+# Seconds in which other ranks are told of a failure before this one ends.
+_LAST_WORDS_TIMEOUT = 5.0
+
+# Steps that HABANA_SYNAPSE_LOGGER=range records.
+_SYNAPSE_STEPS = 10
+
+
+class Framework(enum.Enum):
+  """The forms of Horovod for TensorFlow."""
+  TENSORFLOW = 0
+  KERAS = 1
+
+
+_MODULES = {Framework.TENSORFLOW: "horovod.tensorflow",
+            Framework.KERAS: "horovod.tensorflow.keras"}
+
+
+class OtherRankError(Exception):
+  """Another rank failed, and has said why."""
 
 
 class _LazyHorovod(object):
-  """Stands for the module `horovod.tensorflow`, imported at first use."""
+  """Stands for a module of Horovod, imported at first use."""
 
   def __init__(self):
     self._module = None
@@ -52,15 +93,15 @@ class _LazyHorovod(object):
       raise AttributeError(name)
     return getattr(self.load(), name)
 
-  def load(self):
-    """Imports Horovod.
+  def load(self, framework=Framework.TENSORFLOW):
+    """Imports Horovod, in the form that is asked for first.
 
     Raises:
       ValueError: Horovod is missing or broken; says how to install it.
     """
     if self._module is None:
       try:
-        self._module = importlib.import_module("horovod.tensorflow")
+        self._module = importlib.import_module(_MODULES[framework])
       except ImportError as error:
         raise ValueError(
             f"This run needs Horovod, which can't be imported ({error}). "
@@ -76,14 +117,24 @@ class _LazyHorovod(object):
 hvd = _LazyHorovod()
 
 
-def hvd_init():
+def hvd_init(framework=Framework.TENSORFLOW):
   """Starts Horovod and returns its module; a second call does nothing.
 
+  Args:
+    framework: Framework.
+
   Raises:
-    ValueError: Horovod is missing.
+    ValueError: Horovod is missing, or was not built for the launcher in use.
   """
-  module = hvd.load()
+  module = hvd.load(framework)
   module.init()
+  if comm_size() > 1 and module.size() != comm_size():
+    raise ValueError(
+        f"The launcher started {comm_size()} processes, but Horovod sees "
+        f"{module.size()}: it was not built for this launcher. Start with the "
+        f"mpirun of the MPI that Horovod was built with (Slurm: srun "
+        f"--mpi=pmix), or with horovodrun --gloo; horovodrun --check-build "
+        f"shows what it was built with.")
   return module
 
 
@@ -112,6 +163,11 @@ def hvd_local_rank():
   return hvd.local_rank() if horovod_enabled() else 0
 
 
+def hvd_rank_prefix():
+  """What sets this rank's files apart: "rank_<rank>_", "" with one rank."""
+  return f"rank_{hvd_rank()}_" if horovod_enabled() else ""
+
+
 def comm_size():
   """Number of processes that the launcher started; 1 without a launcher."""
   return _place("size", 1)
@@ -133,26 +189,50 @@ def comm_local_rank():
 
 
 def _place(what, alone):
-  for variable in _PLACE_VARIABLES[what]:
-    value = os.environ.get(variable, "")
-    if value and not value.isdigit():
-      raise ValueError(f"{variable}={value} in the environment: expected a "
-                       f"number. Unset it, or start with mpirun or horovodrun.")
-    if value:
-      return int(value)
-  return alone
+  """What the launcher's variables say; `alone` (int) without a launcher."""
+  for names in _LAUNCHERS:
+    if os.environ.get(names["size"]):
+      value = os.environ.get(names[what])
+      break
+  else:
+    return alone
+  if not value:
+    return alone
+  if names[what] == "SLURM_STEP_TASKS_PER_NODE":
+    value = _tasks_of_node(value, os.environ.get("SLURM_NODEID", "0"))
+  if not value.isdigit():
+    raise ValueError(
+        f"{names[what]}={value} in the environment: expected a number. Unset "
+        f"it, or start with mpirun or horovodrun.")
+  return int(value)
 
 
-def start_ranks(use_horovod, cpu_only):
+def _tasks_of_node(counts, node):
+  """Slurm's "4(x2),1" for nodes 0 to 2: 4, 4 and 1 (a string of digits)."""
+  expanded = []
+  for count in counts.split(","):
+    found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", count.strip())
+    if not found:
+      return counts
+    expanded += [found[1]] * int(found[2] or 1)
+  return expanded[int(node)] if node.isdigit() and int(node) < len(
+      expanded) else counts
+
+
+def start_ranks(use_horovod, cpu_only, fp16_allreduce=False,
+                bf16_config_path=None):
   """Loads the device library and starts Horovod, where asked for.
 
   Horovod is switched on by `--use_horovod` or by being one of several
-  processes that mpirun or horovodrun started. Call it before the first graph.
+  processes that mpirun, horovodrun or srun started. Call it before the first
+  graph.
 
   Args:
     use_horovod: bool, the flag.
     cpu_only: bool, the flag: no accelerator is used and the device library is
       not touched.
+    fp16_allreduce: bool, the flag: gradients travel as float16.
+    bf16_config_path: string or None, the flag.
 
   Raises:
     ValueError: Horovod is missing, or a device library can't be loaded.
@@ -160,18 +240,50 @@ def start_ranks(use_horovod, cpu_only):
   if cpu_only:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
   else:
-    load_habana_module()
-  if not use_horovod and comm_size() == 1:
-    return
-  hvd_init()
+    if bf16_config_path:
+      bf16.set_config(bf16_config_path)
+    has_device = load_habana_module()
+    if bf16_config_path and not has_device:
+      logging.warning("--bf16_config_path=%s has no effect here: it is for "
+                      "Gaudi devices.", bf16_config_path)
+  if use_horovod or comm_size() > 1:
+    _start_horovod(use_horovod, fp16_allreduce)
+  if not cpu_only:
+    synapse_logger_init()
+
+
+def _start_horovod(use_horovod, fp16_allreduce):
+  """Starts Horovod, and makes this process a quiet rank among others."""
+  module = hvd_init()
   _take_own_gpu()
+  if fp16_allreduce:
+    _reduction_options["compression"] = module.Compression.fp16
+  if horovod_enabled():
+    for name in _PREFIX_VARIABLES[:2]:
+      os.environ.setdefault(name, "")
+    for name in _PREFIX_VARIABLES:
+      if name in os.environ:
+        os.environ[name] += hvd_rank_prefix()
   if is_chief():
     logging.info(
         "Horovod runs %d rank(s), %d on this server%s.", hvd_size(),
         hvd_local_size(), "" if use_horovod else
         ": switched on since a launcher started several processes")
+    for name in _SHOWN_VARIABLES:
+      if name in os.environ:
+        logging.info("%s: %s = %s", socket.gethostname(), name,
+                     os.environ[name])
   elif logging.get_verbosity() == logging.INFO:
     logging.set_verbosity(logging.WARNING)  # Rank 0 speaks.
+
+
+# Arguments of hvd.DistributedOptimizer that flags ask for.
+_reduction_options = {}
+
+
+def reduction_options():
+  """Further arguments of `hvd.DistributedOptimizer` (dict)."""
+  return _reduction_options
 
 
 def _take_own_gpu():
@@ -194,11 +306,118 @@ def is_chief():
   return hvd_rank() == 0
 
 
+def gather(value):
+  """Exchanges a value among all ranks.
+
+  Args:
+    value: picklable.
+
+  Returns:
+    List with the value of each rank, by rank.
+  """
+  if not horovod_enabled():
+    return [value]
+  with tf.device("CPU:0"):
+    return hvd.allgather_object(value, name="gather")
+
+
+def gather_to_chief(items, at_a_time=64):
+  """Brings lists of all ranks to rank 0, a few items at a time.
+
+  Args:
+    items: list of picklables.
+    at_a_time: int, items of a rank that are under way at once.
+
+  Returns:
+    List with the list of each rank, by rank; None on the other ranks.
+  """
+  lists = [[] for _ in range(hvd_size())]
+  for first in range(0, max(gather(len(items))), at_a_time):
+    for whole, part in zip(lists, gather(items[first:first + at_a_time])):
+      if is_chief():
+        whole.extend(part)
+  return lists if is_chief() else None
+
+
 def barrier():
-  """Waits until every rank has come here."""
-  if horovod_enabled():
-    with tf.device("CPU:0"):
-      hvd.allreduce(tf.constant(0.0), name="barrier")
+  """Waits until every rank has come here.
+
+  Raises:
+    OtherRankError: one ended on its way, see `last_words`.
+  """
+  if not horovod_enabled():
+    return
+  failures = _exchange_failures(None)
+  if any(failures):
+    raise OtherRankError()
+
+
+def _exchange_failures(message):
+  """Tells all ranks at a barrier what happened to this one.
+
+  Returns:
+    List by rank: (message, server) where a rank failed, None elsewhere.
+  """
+  own = None if message is None else (message, socket.gethostname())
+  with tf.device("CPU:0"):
+    return hvd.allgather_object(own, name="barrier")
+
+
+def last_words(message):
+  """On a rank that can't go on: tells the ranks that wait at a barrier.
+
+  Args:
+    message: string, what happened.
+
+  Returns:
+    string, what this rank shall print; None if another rank prints the same.
+  """
+  if not horovod_enabled():
+    return message
+  failures = []
+  thread = threading.Thread(
+      target=lambda: failures.extend(_exchange_failures(message)), daemon=True)
+  thread.start()
+  thread.join(_LAST_WORDS_TIMEOUT)
+  if not failures:  # The others are at work, or gone.
+    failures = [None] * hvd_size()
+    failures[hvd_rank()] = (message, socket.gethostname())
+  alike = [rank for rank, failure in enumerate(failures)
+           if failure and failure[0] == message]
+  if alike[0] != hvd_rank():
+    return None
+  if len(alike) == hvd_size():
+    return message
+  return (f"rank {hvd_rank()} of {hvd_size()} on {socket.gethostname()}: "
+          f"{message}")
+
+
+def check_agreement(values):
+  """Waits for all ranks, and refuses where they were given different things.
+
+  Args:
+    values: dict name -> string, in words that tell a user what it is.
+
+  Raises:
+    ValueError: names what differs, on which rank.
+    OtherRankError: see `barrier`.
+  """
+  barrier()
+  by_rank = gather((socket.gethostname(), values))
+  for rank, (server, theirs) in enumerate(by_rank):
+    for name, value in by_rank[0][1].items():
+      if theirs.get(name) != value:
+        raise ValueError(
+            f"{name} differs between ranks: {value} on rank 0 ("
+            f"{by_rank[0][0]}), {theirs.get(name)} on rank {rank} ({server}). "
+            f"All ranks need the same flags, files and version of this "
+            f"project.")
+
+
+def is_lost_rank(error):
+  """Whether an exception means that another rank does not answer any more."""
+  return "horovod" in f"{type(error).__name__} {error}".lower() and isinstance(
+      error, (RuntimeError, tf.errors.OpError))
 
 
 def chief_value(value):
@@ -207,6 +426,13 @@ def chief_value(value):
     return value
   with tf.device("CPU:0"):
     return int(hvd.broadcast(tf.constant(value, tf.int64), 0, name="chief"))
+
+
+def max_of_ranks(tensor):
+  """In a graph: the largest of the ranks' values of an int32 tensor."""
+  if not horovod_enabled():
+    return tensor
+  return hvd.allreduce(tensor, op=hvd.Max, name="max_of_ranks")
 
 
 def example_slice(num_examples):
@@ -264,9 +490,99 @@ def shard(dataset):
   return dataset.shard(hvd_local_size(), hvd_local_rank())
 
 
-def training_hooks():
-  """Session hooks that make all ranks start from rank 0's variables."""
+def is_own_batch(number):
+  """Whether a batch of a distributed prediction (int, from 0) is this rank's.
+
+  Batches are dealt out in turn, so that each is what it is with one rank.
+  """
+  return number % hvd_size() == hvd_rank()
+
+
+def broadcast_hooks():
+  """Session hooks that give all ranks the values of rank 0's variables."""
   return [hvd.BroadcastGlobalVariablesHook(0)] if horovod_enabled() else []
+
+
+def synapse_logger_init():
+  """Makes the Synapse logger ready, where the environment asks for it."""
+  wanted = synapse_logger.wanted_type()
+  if wanted != SynapseLoggerType.NONE:
+    synapse_logger.init(hvd_rank(), wanted)
+
+
+def synapse_logger_start(step_idx, profile_hw=False):
+  """Starts a record of the Synapse logger.
+
+  Args:
+    step_idx: int, step that it starts with, for the name of its file.
+    profile_hw: bool; traces of the hardware are not taken, a warning says so.
+  """
+  if profile_hw:
+    logging.warning("The Synapse logger takes no traces of the hardware here.")
+  synapse_logger.start(hvd_rank(), step_idx)
+
+
+def synapse_logger_stop(profile_hw=False):
+  """Stops the record; `profile_hw` as in `synapse_logger_start`."""
+  del profile_hw
+  synapse_logger.stop()
+
+
+def synapse_logger_log(msg):
+  """Puts a message (string) into the record."""
+  synapse_logger.log(msg)
+
+
+class SynapseLoggerHook(tf.estimator.SessionRunHook):
+  """Records some steps of a training with the Synapse logger.
+
+  Steps are counted from 0 since the training was started or resumed.
+
+  Source: Habana's hook of this name.
+  """
+
+  def __init__(self, steps_to_log, profile_hw=False):
+    """Takes the steps.
+
+    Args:
+      steps_to_log: iterable of int.
+      profile_hw: bool, see `synapse_logger_start`.
+    """
+    self._steps = frozenset(steps_to_log)
+    self._profile_hw = profile_hw
+    self._step = 0
+
+  def before_run(self, run_context):
+    if self._step not in self._steps:
+      return
+    if self._step - 1 not in self._steps:
+      synapse_logger_start(self._step, self._profile_hw)
+    synapse_logger_log(f"B step {self._step}")
+
+  def after_run(self, run_context, run_values):
+    self._step += 1
+    if self._step - 1 not in self._steps:
+      return
+    synapse_logger_log(f"E step {self._step - 1}")
+    if self._step not in self._steps:
+      synapse_logger_stop(self._profile_hw)
+
+  def end(self, session):
+    if self._step > 0 and {self._step - 1, self._step} <= self._steps:
+      synapse_logger_stop(self._profile_hw)
+
+
+def synapse_hooks(first_step):
+  """The hook that HABANA_SYNAPSE_LOGGER=range asks for, in a list.
+
+  Args:
+    first_step: int, the first step that is recorded.
+  """
+  if synapse_logger.wanted_type() != SynapseLoggerType.RANGE:
+    return []
+  end = first_step + _SYNAPSE_STEPS
+  logging.info("Synapse logger: Begin: %d End: %d", first_step, end)
+  return [SynapseLoggerHook(list(range(first_step, end)))]
 
 
 def condition_env_var(name, default=False):

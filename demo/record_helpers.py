@@ -2,7 +2,6 @@
 """Record files of tf.train.Examples: how scripts write, reuse and read them."""
 
 import functools
-import hashlib
 import json
 import os
 import sys
@@ -13,8 +12,6 @@ import tensorflow as tf
 
 from demo import horovod_helpers
 from demo import script_helpers
-
-_HASH_BLOCK = 1 << 20  # Bytes.
 
 
 def int_feature(values):
@@ -120,18 +117,11 @@ def origin(files, values):
   """
   return {
       **values,
-      **{f"{name}_sha256": _sha256(path) for name, path in files.items()},
+      **{f"{name}_sha256": script_helpers.sha256(path)
+         for name, path in files.items()},
       # Unicode's tables decide what a letter or a mark is.
       "python": ".".join(map(str, sys.version_info[:3])),
       "unicode": unicodedata.unidata_version}
-
-
-def _sha256(path):
-  digest = hashlib.sha256()
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    for block in iter(lambda: reader.read(_HASH_BLOCK), b""):
-      digest.update(block)
-  return digest.hexdigest()
 
 
 def lock_file(record_file):

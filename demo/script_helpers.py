@@ -2,9 +2,11 @@
 """What every script does around its own story: flags, errors, files, bars."""
 
 import contextlib
+import hashlib
 import math
 import os
 import re
+import signal
 import socket
 import sys
 import traceback
@@ -14,6 +16,9 @@ from absl import flags
 from absl import logging
 import tensorflow as tf
 import tqdm
+
+from demo import horovod_helpers
+from demo import perf_helpers
 
 PROJECT_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,6 +33,14 @@ _FILE_ERRORS = (
 _NOISE = ("Instructions for updating", "is deprecated. Please use",
           "includes params argument, but params are not passed",
           "Reraising captured error")
+
+# Signals with which a cluster takes a machine back. mpirun passes the second
+# on to the ranks; after the first it gives them little time.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+# Flags that may differ between ranks: what lies there is compared instead.
+_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint)$")
+_HASH_BLOCK = 1 << 20  # Bytes.
 
 
 def define_model_flags(max_seq_length):
@@ -104,6 +117,13 @@ def define_run_flags():
   flags.DEFINE_bool(
       "scale_learning_rate", True,
       "With Horovod, multiply the learning rate by the number of ranks.")
+  flags.DEFINE_bool(
+      "fp16_allreduce", False,
+      "With Horovod, send gradients as float16: half the bytes.")
+  flags.DEFINE_bool(
+      "distributed_predict", False,
+      "With Horovod, evaluate and predict on all ranks; the results are those "
+      "of one rank.")
   flags.DEFINE_integer(
       "random_seed", None,
       "Seed of initial values, dropout and shuffling: the same seed gives the "
@@ -113,6 +133,17 @@ def define_run_flags():
       "log_steps", 100,
       "Training steps between two lines of progress and two points of "
       "TensorBoard. On a terminal a bar shows every step.", lower_bound=1)
+  flags.DEFINE_bool(
+      "write_perf", False,
+      "Write perf.json: throughput, step times and the share of time that "
+      "steps waited for input. The log always has them.")
+  flags.DEFINE_string(
+      "profile_steps", None,
+      "First and last training step of a timeline for TensorBoard: 20,30.")
+  flags.DEFINE_string(
+      "bf16_config_path", None,
+      "Gaudi: JSON file with the operations to compute in bfloat16, such as "
+      "habana/bf16_lists/basic.json.")
 
 
 def run(main, required_flags):
@@ -130,21 +161,27 @@ def run(main, required_flags):
 
   def guarded_main(argv):
     _set_up_logging()
+    for number in _STOP_SIGNALS:
+      signal.signal(number, _stop.on_signal)
     try:
       return main(argv)
     except KeyboardInterrupt:
-      print(f"{os.path.basename(sys.argv[0])}: interrupted. The same command "
-            f"goes on from the last checkpoint.", file=sys.stderr)
-      return 130
+      return _end(_chiefs("interrupted. The same command goes on from the "
+                          "last checkpoint."), 130)
+    except Stopped as stopped:
+      return _end(_chiefs(str(stopped)), 128 + stopped.signal)
+    except horovod_helpers.OtherRankError:
+      return _end(None, 1)
     except Exception as error:  # pylint: disable=broad-except
       message = _user_message(error)
-      if message is None:
+      if message is None and not horovod_helpers.horovod_enabled():
         raise
-      if logging.get_verbosity() > logging.INFO:
+      if message is None or logging.get_verbosity() > logging.INFO:
         traceback.print_exc()
-      print(f"{os.path.basename(sys.argv[0])}: error: {message}",
-            file=sys.stderr)
-      return 1
+      message = horovod_helpers.last_words(
+          message or f"{type(error).__name__}, a fault of the program; its "
+          f"traceback stands above.")
+      return _end(message and f"error: {message}", 1)
     finally:
       sys.stdout.flush()
       sys.stderr.flush()
@@ -152,11 +189,93 @@ def run(main, required_flags):
   app.run(guarded_main)
 
 
+def _chiefs(message):
+  """A message that one rank says for all."""
+  return message if horovod_helpers.is_chief() else None
+
+
+def _end(message, status):
+  """Prints a last line and returns the exit status.
+
+  One of several ranks ends here and now: saying goodbye to the others, as
+  Horovod would, may take for ever when these are at work or gone.
+  """
+  if message:
+    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+  if horovod_helpers.horovod_enabled():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # pylint: disable=protected-access
+  return status
+
+
+class Stopped(BaseException):
+  """The process was asked to end (SIGTERM or SIGUSR1).
+
+  Attributes:
+    signal: int.
+  """
+
+  def __init__(self, number, message=None):
+    """Takes the signal's number and what to tell the user."""
+    super().__init__(message or (
+        f"stopped by {signal.Signals(number).name}. The same command goes on "
+        f"from the last checkpoint."))
+    self.signal = number
+
+
+class _Stop(object):
+  """A request to end, which a training obeys between two steps.
+
+  Attributes:
+    signal: int or None, the signal that came.
+  """
+
+  def __init__(self):
+    self.signal = None
+    self._is_deferred = False
+
+  def on_signal(self, number, frame):
+    """Handler of the signals."""
+    del frame
+    self.signal = number
+    if not self._is_deferred:
+      raise Stopped(number)
+
+  @contextlib.contextmanager
+  def deferred(self):
+    """Within it a signal is noted, and raises nothing."""
+    self._is_deferred = True
+    try:
+      yield self
+    finally:
+      self._is_deferred = False
+    if self.signal is not None:
+      raise Stopped(self.signal)
+
+
+_stop = _Stop()
+
+
+def deferred_stop():
+  """A context in which SIGTERM and SIGUSR1 are noted instead of ending all.
+
+  Gives an object with the attribute `signal` (int or None). A request that
+  was noted ends the process where the context does.
+  """
+  return _stop.deferred()
+
+
 def _user_message(error):
   """One line for an error that the user can cause; None for a bug."""
   if isinstance(error, tf.estimator.NanLossDuringTrainingError):
     return ("the loss became NaN: try a smaller --learning_rate or a longer "
             "--warmup_proportion.")
+  if horovod_helpers.is_lost_rank(error):
+    first = (str(error).splitlines() or [""])[0]
+    return (f"another rank ended, or can't be reached, while this one waited "
+            f"for it ({first}). What it said, and the launcher's report, tell "
+            f"why.")
   if isinstance(error, _FILE_ERRORS):
     text = getattr(error, "message", None) or str(error)
     # TensorFlow puts where it was noticed before what it is.
@@ -187,6 +306,46 @@ def _set_up_logging():
     logger.setLevel("WARNING")
   logger.addFilter(lambda record: not any(
       phrase in record.getMessage() for phrase in _NOISE))
+
+
+def check_ranks_agree(args, files, values):
+  """Refuses a run whose ranks were given different flags, files or programs.
+
+  Args:
+    args: the parsed flags.
+    files: dict name -> path or None; their content is compared.
+    values: dict name -> string, what else has to be the same.
+
+  Raises:
+    ValueError: names what differs, and on which rank.
+  """
+  if not horovod_helpers.horovod_enabled():
+    return
+  compared = {
+      f"--{flag.name}": repr(flag.value)
+      for module, defined in args.flags_by_module_dict().items()
+      if not module.startswith("absl.")
+      for flag in defined if not _PLACE_FLAGS.search(flag.name)}
+  for name, path in files.items():
+    compared[name] = f"sha256 {sha256(path)[:12]}" if path else "none"
+  digest = hashlib.sha256()
+  for folder in ("", "demo", "habana"):
+    folder = os.path.join(PROJECT_FOLDER, folder)
+    for name in sorted(os.listdir(folder)):
+      if name.endswith(".py"):
+        digest.update(sha256(os.path.join(folder, name)).encode())
+  compared["The program"] = f"sha256 {digest.hexdigest()[:12]}"
+  compared["TensorFlow"] = tf.__version__
+  horovod_helpers.check_agreement({**compared, **values})
+
+
+def sha256(path):
+  """SHA-256 of a file's content, in hexadecimal digits."""
+  digest = hashlib.sha256()
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    for block in iter(lambda: reader.read(_HASH_BLOCK), b""):
+      digest.update(block)
+  return digest.hexdigest()
 
 
 def check_output_dir(output_dir):
@@ -246,6 +405,8 @@ def check_training_flags(args):
     if not fits:
       raise ValueError(
           f"--{name}={getattr(args, name)} has to be {expected}.")
+  if args.profile_steps:
+    perf_helpers.parse_profile_steps(args.profile_steps)
 
 
 def check_bert_config(path, bert_config):

@@ -119,7 +119,9 @@ def _start(function):
   """Runs first in each worker."""
   global _function
   _function = function
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent ends the workers.
+  # The parent ends the workers, and may have handlers that are not for them.
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
-"""The Gaudi accelerator: loading its library. Without one, nothing happens."""
+"""The Gaudi accelerator: its library, its logger, its bfloat16 lists.
+
+Without a device, nothing happens.
+"""
 
 from habana.library_loader import load_habana_module
 

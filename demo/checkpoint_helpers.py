@@ -1,0 +1,209 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""Checkpoints: whether they fit, what a model takes from them, their step."""
+
+from absl import logging
+import tensorflow as tf
+
+from demo import horovod_helpers
+
+# TensorFlow's checkpoint reader turns its errors into Python's, not always.
+_READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+
+def check_checkpoint(init_checkpoint, bert_config):
+  """Reads an initial checkpoint through before any work is done.
+
+  Args:
+    init_checkpoint: string, checkpoint prefix.
+    bert_config: BertConfig that it has to fit.
+
+  Raises:
+    ValueError: it is missing, cut short, or of another vocabulary or width.
+  """
+  shapes = _read_through(
+      init_checkpoint, f"--init_checkpoint={init_checkpoint}")
+  for name, rows, key in (
+      ("bert/embeddings/word_embeddings", bert_config.vocab_size,
+       "vocab_size"),
+      ("bert/embeddings/position_embeddings",
+       bert_config.max_position_embeddings, "max_position_embeddings")):
+    if name in shapes and shapes[name] != [rows, bert_config.hidden_size]:
+      raise ValueError(
+          f"--init_checkpoint={init_checkpoint} does not fit "
+          f"--bert_config_file: {name} has shape {shapes[name]}, {key} "
+          f"and hidden_size say {[rows, bert_config.hidden_size]}. Use the "
+          f"vocab.txt and bert_config.json of the same model.")
+
+
+def check_output_checkpoint(output_dir, tvars):
+  """Makes sure that a run can go on from what its output folder holds.
+
+  TensorFlow restores a variable of another shape without a word, and leaves
+  layers out that the model hasn't.
+
+  Args:
+    output_dir: string.
+    tvars: list of the model's trainable variables.
+
+  Returns:
+    string, prefix of the newest checkpoint, or None.
+
+  Raises:
+    ValueError: it is damaged, or of another model.
+  """
+  path = tf.train.latest_checkpoint(output_dir)
+  if path is None:
+    return None
+  saved = _read_through(path, f"{path}, the newest in --output_dir,")
+  wanted = {var.op.name: var.shape.as_list() for var in tvars}
+  layers = [name for name in saved
+            if name.startswith("bert/") and "/adam_" not in name]
+  for name in sorted(set(wanted) | set(layers)):
+    if saved.get(name) != wanted.get(name):
+      raise ValueError(
+          f"{path} is of another model: {name} is {saved.get(name, 'missing')} "
+          f"there and {wanted.get(name, 'missing')} here. Give this run "
+          f"another --output_dir, or the flags of the run that wrote it.")
+  return path
+
+
+def steps_done(output_dir):
+  """The global step of the newest checkpoint (int), 0 without one."""
+  path = tf.train.latest_checkpoint(output_dir)
+  try:
+    return int(tf.train.load_variable(path, "global_step")) if path else 0
+  except _READ_ERRORS as error:
+    logging.warning("%s can't be read (%s).", path, _first_line(error))
+    return 0
+
+
+def _read_through(path, what):
+  """Reads every value of a checkpoint; returns dict name -> shape (list)."""
+  try:
+    reader = tf.train.load_checkpoint(path)
+  except _READ_ERRORS as error:
+    if not tf.io.gfile.glob(path + ".index"):
+      message = (f"{what}: there is no {path}.index. Give the prefix of a "
+                 f"TensorFlow checkpoint, such as "
+                 f"uncased_L-12_H-768_A-12/bert_model.ckpt.")
+    else:
+      message = (f"{what} can't be opened ({_first_line(error)}). Copy or "
+                 f"download it again.")
+    raise ValueError(message) from error
+  shapes = reader.get_variable_to_shape_map()
+  for name in sorted(shapes):
+    try:
+      reader.get_tensor(name)
+    except _READ_ERRORS as error:
+      raise ValueError(
+          f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
+          f"Copy or download it again, or remove it.") from error
+  return {name: list(shape) for name, shape in shapes.items()}
+
+
+def _first_line(error):
+  return str(getattr(error, "message", None) or error).splitlines()[0]
+
+
+def check_warm_start(tvars, assignment_map, init_checkpoint):
+  """Says what a checkpoint gives to the model, and refuses what doesn't fit.
+
+  Args:
+    tvars: list of the graph's trainable variables.
+    assignment_map: dict checkpoint name -> variable, of
+      `modeling.get_assignment_map_from_checkpoint`.
+    init_checkpoint: string, checkpoint prefix.
+
+  Returns:
+    (loaded, fresh, unused): lists of variable names, those that the
+    checkpoint gives, those that keep their initial values, and those of the
+    checkpoint that the model has no place for.
+
+  Raises:
+    ValueError: nothing matches, or a shape differs (names the variables).
+  """
+  names = {var.op.name: var for var in tvars}
+  saved = dict(tf.train.list_variables(init_checkpoint))
+  loaded = sorted(assignment_map)
+  fresh = sorted(set(names) - set(loaded))
+  unused = sorted(set(saved) - set(loaded))
+  if not loaded:
+    raise ValueError(
+        f"--init_checkpoint={init_checkpoint} has no variable of this model. "
+        f"It holds {_some(unused)}; the model has {_some(fresh)}.")
+  misfits = [f"{name} {saved[name]} instead of {names[name].shape.as_list()}"
+             for name in loaded
+             if list(saved[name]) != names[name].shape.as_list()]
+  if misfits:
+    raise ValueError(
+        f"--init_checkpoint={init_checkpoint} does not fit this model: "
+        f"{_some(misfits)}. Check --bert_config_file and the task's labels.")
+  # model_fn is called for training, evaluation and prediction; once will do.
+  logging.log_first_n(
+      logging.INFO,
+      "Warm start from %s: %d variables loaded; fresh: %s; not used: %s.", 1,
+      init_checkpoint, len(loaded), _some(fresh), _some(unused))
+  return loaded, fresh, unused
+
+
+def warm_start(get_assignment_map, init_checkpoint, use_tpu):
+  """Takes the graph's initial values from a checkpoint that fits.
+
+  Args:
+    get_assignment_map: `modeling.get_assignment_map_from_checkpoint`.
+    init_checkpoint: string, checkpoint prefix.
+    use_tpu: bool.
+
+  Returns:
+    The scaffold_fn that a TPU needs for it, None elsewhere.
+
+  Raises:
+    ValueError: see `check_warm_start`.
+  """
+  tvars = tf.compat.v1.trainable_variables()
+  assignment_map, _ = get_assignment_map(tvars, init_checkpoint)
+  check_warm_start(tvars, assignment_map, init_checkpoint)
+
+  def scaffold_fn():
+    tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+    return tf.compat.v1.train.Scaffold()
+
+  if use_tpu:
+    return scaffold_fn
+  tf.compat.v1.train.init_from_checkpoint(init_checkpoint, assignment_map)
+  return None
+
+
+def check_checkpoints(args, bert_config, build_model, get_assignment_map):
+  """Refuses checkpoints that don't fit, before the data are converted.
+
+  Args:
+    args: the parsed flags.
+    bert_config: modeling.BertConfig.
+    build_model: function of int32 ids [1, 2] that builds the script's model.
+    get_assignment_map: `modeling.get_assignment_map_from_checkpoint`.
+
+  Raises:
+    ValueError: one doesn't fit, or there is none and no training.
+  """
+  # What lies in another rank's output folder, from whatever run, is not used.
+  is_chief = horovod_helpers.is_chief()
+  trained = None
+  with tf.Graph().as_default():
+    build_model(tf.zeros([1, 2], tf.int32))
+    if is_chief:
+      trained = check_output_checkpoint(
+          args.output_dir, tf.compat.v1.trainable_variables())
+    if args.init_checkpoint:
+      check_checkpoint(args.init_checkpoint, bert_config)
+      warm_start(get_assignment_map, args.init_checkpoint, use_tpu=False)
+  if is_chief and not (trained or args.init_checkpoint or args.do_train):
+    raise ValueError(
+        f"There is no model to evaluate or predict with: "
+        f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train, "
+        f"or --init_checkpoint.")
+
+def _some(names):
+  """The first few of a list of names, in words."""
+  shown = ", ".join(names[:4]) or "none"
+  return shown + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,92 @@
+"""Tests of demo/checkpoint_helpers.py."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from demo import checkpoint_helpers
+from demo import checkpoints
+import modeling
+
+
+class CheckpointTest:
+
+  def test_whole_checkpoint_passes(self, tiny_model):
+    checkpoint_helpers.check_checkpoint(
+        tiny_model.init_checkpoint, tiny_model.config)
+
+  @pytest.mark.parametrize("key, name", [
+      ("vocab_size", "word_embeddings"),
+      ("max_position_embeddings", "position_embeddings")])
+  def test_other_tables_are_refused(self, tiny_model, key, name):
+    config = modeling.BertConfig.from_dict(dict(
+        tiny_model.config.to_dict(), **{key: 999}))
+    with pytest.raises(ValueError, match=f"{name} has shape.*999"):
+      checkpoint_helpers.check_checkpoint(tiny_model.init_checkpoint, config)
+
+
+def save_zeros(shapes, prefix):
+  """Writes a checkpoint of variables (name -> shape) that are all 0."""
+  checkpoints.save_checkpoint(
+      {name: np.zeros(shape, np.float32) for name, shape in shapes.items()},
+      prefix)
+
+
+def make_variables(shapes):
+  """Makes variables (name -> shape) in the default graph."""
+  for name, shape in shapes.items():
+    tf.compat.v1.get_variable(name, shape)
+  return tf.compat.v1.trainable_variables()
+
+
+class CheckOutputCheckpointTest:
+
+  def check(self, tmp_path, saved, graph):
+    save_zeros(saved, str(tmp_path / "model.ckpt-7"))
+    (tmp_path / "checkpoint").write_text(
+        'model_checkpoint_path: "model.ckpt-7"\n')
+    with tf.Graph().as_default():
+      return checkpoint_helpers.check_output_checkpoint(
+          str(tmp_path), make_variables(graph))
+
+  def test_nothing_there_is_none(self, tmp_path):
+    assert checkpoint_helpers.check_output_checkpoint(str(tmp_path), []) is None
+    assert checkpoint_helpers.steps_done(str(tmp_path)) == 0
+
+  def test_the_same_model_passes_with_its_slots(self, tmp_path):
+    assert self.check(
+        tmp_path, {"bert/a": [2], "bert/a/adam_m": [2], "global_step": []},
+        {"bert/a": [2]}) == str(tmp_path / "model.ckpt-7")
+
+  @pytest.mark.parametrize("graph, message", [
+      ({"bert/a": [3], "bert/b": [1]}, r"bert/a is \[2\] there and \[3\] here"),
+      ({"bert/a": [2]}, r"bert/b is \[1\] there and missing here"),
+      ({"bert/a": [2], "bert/b": [1], "x": [1]}, "x is missing there")])
+  def test_another_model_is_refused(self, graph, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+      self.check(tmp_path, {"bert/a": [2], "bert/b": [1]}, graph)
+
+
+class CheckWarmStartTest:
+
+  def check(self, tmp_path, saved, graph):
+    prefix = str(tmp_path / "x.ckpt")
+    save_zeros(saved, prefix)
+    with tf.Graph().as_default():
+      tvars = make_variables(graph)
+      assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
+          tvars, prefix)
+      return checkpoint_helpers.check_warm_start(tvars, assignment_map, prefix)
+
+  def test_tells_loaded_fresh_and_unused(self, tmp_path):
+    assert self.check(tmp_path, {"a": [2], "b/adam_m": [2]},
+                      {"a": [2], "head": [3]}) == (
+                          ["a"], ["head"], ["b/adam_m"])
+
+  def test_nothing_in_common_is_refused(self, tmp_path):
+    with pytest.raises(ValueError, match="holds x; the model has a"):
+      self.check(tmp_path, {"x": [2]}, {"a": [2]})
+
+  def test_other_shapes_are_refused_by_name(self, tmp_path):
+    with pytest.raises(ValueError, match=r"a \[3\] instead of \[2\]"):
+      self.check(tmp_path, {"a": [3], "b": [1]}, {"a": [2], "b": [1]})
