@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import traceback
 
 from absl import app
@@ -37,6 +38,10 @@ _NOISE = ("Instructions for updating", "is deprecated. Please use",
 # Signals with which a cluster takes a machine back. mpirun passes the second
 # on to the ranks; after the first it gives them little time.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+# A launcher ends all ranks when the first one ends: who has something to say
+# goes first.
+_FAREWELL_SECONDS = 1.0
 
 # Flags that may differ between ranks: what lies there is compared instead.
 _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint)$")
@@ -205,6 +210,8 @@ def _end(message, status):
   if horovod_helpers.horovod_enabled():
     sys.stdout.flush()
     sys.stderr.flush()
+    if not message:
+      time.sleep(_FAREWELL_SECONDS)
     os._exit(status)  # pylint: disable=protected-access
   return status
 

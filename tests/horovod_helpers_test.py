@@ -76,8 +76,13 @@ class OneProcessTest:
     assert horovod_helpers.record_file("a/train.tf_record") == (
         "a/train.tf_record")
     assert horovod_helpers.server_record_files("t") == ["t"]
-    assert horovod_helpers.training_hooks() == []
+    assert horovod_helpers.broadcast_hooks() == []
+    assert horovod_helpers.hvd_rank_prefix() == ""
+    assert horovod_helpers.gather(5) == [5]
+    assert horovod_helpers.gather_to_chief([1, 2]) == [[1, 2]]
+    assert horovod_helpers.last_words("a line") == "a line"
     horovod_helpers.barrier()
+    horovod_helpers.check_agreement({"a flag": "1"})
 
   def test_importing_the_scripts_does_not_import_horovod(self):
     # With the import blocked: None in sys.modules raises ImportError.
@@ -101,11 +106,25 @@ class OneProcessTest:
         "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
        (8, 5, 4, 1)),
       ({"HOROVOD_SIZE": "2", "HOROVOD_RANK": "1", "HOROVOD_LOCAL_SIZE": "2",
-        "HOROVOD_LOCAL_RANK": "1"}, (2, 1, 2, 1))])
+        "HOROVOD_LOCAL_RANK": "1"}, (2, 1, 2, 1)),
+      ({"PMI_SIZE": "6", "PMI_RANK": "4", "MPI_LOCALNRANKS": "3",
+        "MPI_LOCALRANKID": "1"}, (6, 4, 3, 1)),
+      # srun; node 2 of three with 4, 4 and 1 tasks.
+      ({"SLURM_STEP_NUM_TASKS": "9", "SLURM_PROCID": "8", "SLURM_NODEID": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_LOCALID": "0"},
+       (9, 8, 1, 0)),
+      # The batch script of a Slurm job of eight tasks is no rank.
+      ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+       (1, 0, 1, 0)),
+      # mpirun within a step of Slurm.
+      ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0",
+        "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_LOCAL_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+       (8, 5, 4, 1))])
   def test_place_by_the_launchers_variables(
       self, variables, place, monkeypatch):
-    for names in horovod_helpers._PLACE_VARIABLES.values():
-      for name in names:
+    for names in horovod_helpers._LAUNCHERS:
+      for name in names.values():
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
       monkeypatch.setenv(name, value)

@@ -12,7 +12,8 @@ from tests import conftest
 PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
-    "demo.estimator_helpers", "demo.record_helpers", "demo.script_helpers",
+    "demo.checkpoint_helpers", "demo.estimator_helpers",
+    "demo.prediction_helpers", "demo.record_helpers", "demo.script_helpers",
     "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
@@ -21,17 +22,24 @@ MAY_IMPORT = {
     "optimization.py": {"demo.horovod_helpers"},
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
     "run_squad.py": SCRIPTS_MAY_IMPORT,
-    "demo/horovod_helpers.py": {"habana"},
-    "demo/script_helpers.py": set(),
+    "demo/perf_helpers.py": set(),
+    "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
+    "demo/script_helpers.py": {"demo.horovod_helpers", "demo.perf_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
+    "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers", "demo.perf_helpers",
+        "demo.script_helpers"},
+    "demo/prediction_helpers.py": {
+        "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/launch.py": set(),
     "demo/metrics.py": set(),
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.quickstart"}
+TOOLS = {"demo.checkpoints", "demo.launch", "demo.quickstart"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
