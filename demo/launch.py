@@ -236,6 +236,8 @@ class _Job(object):
         self._take(line.rstrip("\n"))
       return self._process.wait()
     finally:
+      for (rank, _), text in sorted(self._begun.items()):
+        self._take_line(rank, text)
       for log in self._logs.values():
         log.close()
 

@@ -205,6 +205,8 @@ def _end(message, status):
   One of several ranks ends here and now: saying goodbye to the others, as
   Horovod would, may take for ever when these are at work or gone.
   """
+  for number in _STOP_SIGNALS:  # This is the end already.
+    signal.signal(number, signal.SIG_IGN)
   if message:
     print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
   if horovod_helpers.horovod_enabled():
