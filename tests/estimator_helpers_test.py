@@ -74,13 +74,15 @@ class KeptCheckpointsTest:
         output_dir=str(folder), save_checkpoints_steps=save_steps, log_steps=5,
         random_seed=1, use_tpu=False, tpu_name=None, master=None,
         iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
-        predict_batch_size=4)
+        predict_batch_size=4, cpu_only=True, profile_steps=None,
+        write_perf=False)
     with tf.Graph().as_default():
       estimator = estimator_helpers.make_estimator(
           args, model_fn, keep_checkpoint_max=1)
       estimator_helpers.train(
           args, estimator, lambda params: tf.data.Dataset.from_tensors(
-              {"x": tf.ones([4])}).repeat(), 4, num_steps, "rate")
+              {"x": tf.ones([4])}).repeat(), 4, num_steps, "rate",
+          first_synapse_step=30)
     return sorted(int(path.stem.split("-")[1])
                   for path in folder.glob("model.ckpt-*.index"))
 

@@ -142,7 +142,8 @@ class ConvertTest:
   @pytest.mark.parametrize("is_training", [True, False])
   @pytest.mark.parametrize("num_workers", [1, 2, 3])
   def test_any_number_of_workers_writes_the_same_records(
-      self, num_workers, is_training, tokenizer, tmp_path, monkeypatch):
+      self, num_workers, is_training, tiny_model, tokenizer, tmp_path,
+      monkeypatch):
     monkeypatch.setattr(run_squad, "_MAX_CHUNK_SIZE", 7)
     examples = self.examples(tmp_path, is_training)
     plain = run_squad.FeatureWriter(str(tmp_path / "plain"), is_training)
@@ -154,7 +155,7 @@ class ConvertTest:
 
     convert = functools.partial(
         run_squad._convert_chunk,
-        windows=run_squad._Windows(tokenizer, 32, 7, 8))
+        settings=(tiny_model.vocab_file, True, 32, 7, 8))
     with worker_helpers.WorkerPool(convert, num_workers) as pool:
       count, answers = run_squad._convert(
           examples, is_training, pool, str(tmp_path / "pool"),
@@ -196,20 +197,19 @@ class ConvertTest:
 
 
 @pytest.fixture
-def real_tokenizer(shared):
-  return tokenization.FullTokenizer(
-      str(shared / "models" / "minilm_l6_uncased" / "vocab.txt"))
+def real_vocab(shared):
+  return str(shared / "models" / "minilm_l6_uncased" / "vocab.txt")
 
 
 class RealDataTest:
 
-  def convert(self, path, is_training, tokenizer, record_file):
+  def convert(self, path, is_training, vocab_file, record_file):
     examples = run_squad.read_squad_examples(str(path), is_training)
     if is_training:
       run_squad.random.Random(12345).shuffle(examples)
     convert = functools.partial(
         run_squad._convert_chunk,
-        windows=run_squad._Windows(tokenizer, 384, 128, 64))
+        settings=(vocab_file, True, 384, 128, 64))
     with worker_helpers.WorkerPool(convert, 2) as pool:
       return len(examples), run_squad._convert(
           examples, is_training, pool, str(record_file))[0]
@@ -221,10 +221,10 @@ class RealDataTest:
       ("dev-v1.1-small", False, 200,
        "79d7a20d7de98c9587a7809d3735313e4d452767f7d40dbb2a1f11af17e9a4ba")])
   def test_records_hash_to_upstreams(
-      self, name, is_training, count, expected, shared, real_tokenizer,
+      self, name, is_training, count, expected, shared, real_vocab,
       tmp_path):
     found = self.convert(shared / "data" / "squad" / f"{name}.json",
-                         is_training, real_tokenizer, tmp_path / "x")
+                         is_training, real_vocab, tmp_path / "x")
     assert found[1] == count
     digest = hashlib.sha256()
     for record in tf.data.TFRecordDataset(
@@ -239,9 +239,9 @@ class RealDataTest:
       ("dev-v1.1", False, (10570, 10833)),
       ("train-v1.1-part", True, (4370, 4466))])
   def test_counts_are_upstreams(
-      self, name, is_training, expected, shared, real_tokenizer, tmp_path):
+      self, name, is_training, expected, shared, real_vocab, tmp_path):
     assert self.convert(shared / "data" / "squad" / f"{name}.json",
-                        is_training, real_tokenizer, tmp_path / "x") == expected
+                        is_training, real_vocab, tmp_path / "x") == expected
 
 
 class FinalTextTest:

@@ -71,6 +71,7 @@ class DefaultWorkersTest:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert worker_helpers.default_workers() == 8
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "16")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
     assert worker_helpers.default_workers() == 2
     # mpirun may have given each rank its own cores already.
