@@ -922,7 +922,7 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  _check_ranks_agree(FLAGS, train_examples)
+  _check_ranks_agree(FLAGS, train_examples, dev_sets, test_sets)
   model_fn = model_fn_builder(
       bert_config, num_labels, FLAGS.init_checkpoint,
       estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
@@ -942,24 +942,31 @@ def main(_):
     _predict(FLAGS, estimator, test_sets, label_list, tokenizer)
 
 
-def _check_ranks_agree(args, train_examples):
-  """Refuses a run whose ranks don't train on the same."""
+def _check_ranks_agree(args, train_examples, dev_sets, test_sets):
+  """Refuses a run whose ranks don't work on the same."""
+  if not horovod_helpers.horovod_enabled():
+    return
+  compared = {"train on": train_examples}
+  if prediction_helpers.is_distributed(args):
+    for suffix in ("", "_mismatched"):
+      compared[f"evaluate{suffix}"] = dev_sets.get(suffix)
+      compared[f"predict{suffix}"] = test_sets.get(suffix)
   script_helpers.check_ranks_agree(
       args,
       {"--vocab_file": args.vocab_file,
        "--bert_config_file": args.bert_config_file,
-       # It holds the checksums of all values.
-       "--init_checkpoint":
-           args.init_checkpoint and args.init_checkpoint + ".index"},
-      {"What --data_dir has to train on":
-           f"{len(train_examples or [])} examples, checksum "
-           f"{zlib.crc32(_texts(train_examples or []))}"})
+       "--init_checkpoint": checkpoint_helpers.checksum_file(
+           args.init_checkpoint)},
+      {f"What --data_dir has to {what}": _fingerprint(examples)
+       for what, examples in compared.items()})
 
 
-def _texts(examples):
-  """All that examples hold (bytes)."""
-  return "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
-                   for x in examples).encode("utf-8", "surrogatepass")
+def _fingerprint(examples):
+  """Number and checksum of examples (string); None counts as no examples."""
+  content = "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
+                      for x in examples or [])
+  checksum = zlib.crc32(content.encode("utf-8", "surrogatepass"))
+  return f"{len(examples or [])} examples, checksum {checksum:08x}"
 
 
 def _check_flags(args, bert_config):
@@ -1142,7 +1149,8 @@ def _predict(args, estimator, test_sets, label_list, tokenizer):
     logging.info("  Num examples = %d", len(examples))
     logging.info("  Batch size = %d", args.predict_batch_size)
     results = prediction_helpers.predict(
-        args, estimator, input_fn, len(examples), "examples", log_every=1000)
+        args, estimator, input_fn, len(examples), "examples", log_every=1000,
+        name=suffix.lstrip("_"))
     if results is None:
       continue
     rows = [row["probabilities"] for row in results[:len(examples)]]

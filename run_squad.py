@@ -1123,9 +1123,8 @@ def _check_ranks_agree(args):
   files = {
       "--vocab_file": args.vocab_file,
       "--bert_config_file": args.bert_config_file,
-      # It holds the checksums of all values.
-      "--init_checkpoint":
-          args.init_checkpoint and args.init_checkpoint + ".index"}
+      "--init_checkpoint": checkpoint_helpers.checksum_file(
+          args.init_checkpoint)}
   if args.do_train:
     files["--train_file"] = args.train_file
   if args.do_predict and prediction_helpers.is_distributed(args):

@@ -203,6 +203,25 @@ def check_checkpoints(args, bert_config, build_model, get_assignment_map):
         f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train, "
         f"or --init_checkpoint.")
 
+
+def checksum_file(init_checkpoint):
+  """The file that tells one checkpoint from another.
+
+  Args:
+    init_checkpoint: string or None, checkpoint prefix or folder.
+
+  Returns:
+    string, the index, which holds the checksums of all values (a checkpoint of
+    the first format: the file itself); None without a checkpoint.
+  """
+  if not init_checkpoint:
+    return None
+  if tf.io.gfile.isdir(init_checkpoint):
+    init_checkpoint = tf.train.latest_checkpoint(init_checkpoint)
+  index = init_checkpoint + ".index"
+  return index if tf.io.gfile.exists(index) else init_checkpoint
+
+
 def _some(names):
   """The first few of a list of names, in words."""
   shown = ", ".join(names[:4]) or "none"

@@ -11,6 +11,7 @@ import uuid
 from absl import logging
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.training import monitored_session
 
 from demo import checkpoint_helpers
 from demo import horovod_helpers
@@ -79,6 +80,11 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
   Returns:
     TPUEstimator; it runs on CPU and GPU too.
   """
+  if not args.use_tpu:
+    # Where a disk or a rank did not answer, a session would start anew without
+    # a word: rows would be predicted twice, and a rank wait for others that
+    # have long gone on. With none of these errors known to it, it ends.
+    monitored_session._PREEMPTION_ERRORS = ()  # pylint: disable=protected-access
   return tf.compat.v1.estimator.tpu.TPUEstimator(
       model_fn=model_fn,
       config=run_config(args, keep_checkpoint_max),
@@ -106,6 +112,10 @@ def training_steps(num_examples, args):
     ValueError: not even one step.
   """
   size = horovod_helpers.hvd_size()
+  if num_examples < size:
+    raise ValueError(
+        f"{num_examples} training examples are not enough for {size} ranks: "
+        f"each needs one at least.")
   steps = int(num_examples / args.train_batch_size *
               args.num_train_epochs)
   warmup = int(steps * args.warmup_proportion)
@@ -156,8 +166,15 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   logging.info("  Num steps = %d", num_train_steps)
   # Rank 0's word counts: were one rank to train and another not, they would
   # wait for each other.
-  if horovod_helpers.chief_value(
-      checkpoint_helpers.steps_done(args.output_dir)) >= num_train_steps:
+  steps_done = horovod_helpers.gather(
+      checkpoint_helpers.steps_done(args.output_dir))
+  if max(steps_done) > steps_done[0]:
+    rank = steps_done.index(max(steps_done))
+    logging.warning(
+        "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one of "
+        "step %d, which counts. Was another server the first one before?",
+        rank, steps_done[rank], steps_done[0])
+  if steps_done[0] >= num_train_steps:
     logging.warning(
         "The newest checkpoint in %s has all %d steps already: nothing is "
         "trained. Give a new run another --output_dir.", args.output_dir,
@@ -165,8 +182,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     return
   perf_hook = horovod_helpers.PerfLoggingHook(total_batch_size, "train")
   hooks = [perf_hook, *horovod_helpers.broadcast_hooks()]
-  if not args.cpu_only:
-    hooks += horovod_helpers.synapse_hooks(first_synapse_step)
+  hooks += horovod_helpers.synapse_hooks(first_synapse_step)
   listeners = []
   if horovod_helpers.is_chief():
     if args.profile_steps:
@@ -190,15 +206,17 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           f"The checkpoint of step "
           f"{checkpoint_helpers.steps_done(args.output_dir)} is saved in "
           f"{args.output_dir}; the same command goes on from there.")
-  write_perf(args, perf_hook)
+  write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
 
 
-def write_perf(args, hook):
+def write_perf(args, hook, name, ranks):
   """Adds what a PerfLoggingHook measured to perf.json, if that is wanted.
 
   Args:
     args: the parsed flags.
     hook: PerfLoggingHook, after its run.
+    name: string, key in the file.
+    ranks: int, how many worked.
   """
   if not (args.write_perf and horovod_helpers.is_chief()):
     return
@@ -208,7 +226,7 @@ def write_perf(args, hook):
       content = dict(json.load(reader))
   except (tf.errors.OpError, ValueError, TypeError):
     content = {}
-  content[hook.mode] = {"ranks": horovod_helpers.hvd_size(), **hook.statistics}
+  content[name] = {"ranks": ranks, **hook.statistics}
   script_helpers.write_text(path, json.dumps(content, indent=2) + "\n")
 
 

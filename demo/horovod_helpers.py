@@ -14,6 +14,7 @@ public names; see CHANGES.
 """
 
 import enum
+import functools
 import importlib
 import os
 import re
@@ -58,6 +59,18 @@ _SHOWN_VARIABLES = (
 # Folders and names for dumped graphs, which ranks must not share.
 _PREFIX_VARIABLES = (
     "TF_RANK_PREFIX", "HBN_TF_GRAPH_PREFIX", "TF_DUMP_GRAPH_PREFIX")
+
+# In an exception: an exchange with other ranks has failed.
+_LOST_RANK = re.compile(
+    r"HorovodInternalError|Horovod has been shut down|"
+    r"Horovod(Allreduce|Allgather|Broadcast)\b")
+
+# Of `gather_to_chief`, all ranks together.
+_ITEMS_UNDER_WAY = 64
+
+# Seconds after which a job ends whose ranks wait for each other. A rank may be
+# late for a good reason, such as a large checkpoint or more text to convert.
+_STALL_SECONDS = "1800"
 
 # Seconds in which other ranks are told of a failure before this one ends.
 _LAST_WORDS_TIMEOUT = 5.0
@@ -237,27 +250,33 @@ def start_ranks(use_horovod, cpu_only, fp16_allreduce=False,
   Raises:
     ValueError: Horovod is missing, or a device library can't be loaded.
   """
+  if comm_rank() > 0 and logging.get_verbosity() == logging.INFO:
+    logging.set_verbosity(logging.WARNING)  # Rank 0 speaks.
   if cpu_only:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
   else:
     if bf16_config_path:
       bf16.set_config(bf16_config_path)
-    has_device = load_habana_module()
-    if bf16_config_path and not has_device:
-      logging.warning("--bf16_config_path=%s has no effect here: it is for "
-                      "Gaudi devices.", bf16_config_path)
+    _state["has_device"] = load_habana_module()
+    if not _state["has_device"] and (
+        bf16_config_path or
+        synapse_logger.wanted_type() != SynapseLoggerType.NONE):
+      logging.warning("There is no Gaudi device here: --bf16_config_path and "
+                      "%s have no effect.", synapse_logger.ENVIRONMENT_VARIABLE)
   if use_horovod or comm_size() > 1:
     _start_horovod(use_horovod, fp16_allreduce)
-  if not cpu_only:
+  if _state["has_device"]:
     synapse_logger_init()
 
 
 def _start_horovod(use_horovod, fp16_allreduce):
-  """Starts Horovod, and makes this process a quiet rank among others."""
+  """Starts Horovod, and sets this process up as one rank among others."""
+  # A job whose ranks wait for each other for ever would never end.
+  os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", _STALL_SECONDS)
   module = hvd_init()
   _take_own_gpu()
   if fp16_allreduce:
-    _reduction_options["compression"] = module.Compression.fp16
+    _state["reduction_options"] = {"compression": module.Compression.fp16}
   if horovod_enabled():
     for name in _PREFIX_VARIABLES[:2]:
       os.environ.setdefault(name, "")
@@ -273,32 +292,41 @@ def _start_horovod(use_horovod, fp16_allreduce):
       if name in os.environ:
         logging.info("%s: %s = %s", socket.gethostname(), name,
                      os.environ[name])
-  elif logging.get_verbosity() == logging.INFO:
-    logging.set_verbosity(logging.WARNING)  # Rank 0 speaks.
 
 
-# Arguments of hvd.DistributedOptimizer that flags ask for.
-_reduction_options = {}
+# What `start_ranks` found out: whether the device library is loaded, and
+# arguments of hvd.DistributedOptimizer that flags ask for.
+_state = {"has_device": False, "reduction_options": {}}
 
 
 def reduction_options():
   """Further arguments of `hvd.DistributedOptimizer` (dict)."""
-  return _reduction_options
+  return _state["reduction_options"]
 
 
 def _take_own_gpu():
-  """Gives each rank the GPU of its local rank, where there are GPUs.
+  """Gives each rank its GPU, where there are GPUs.
 
   Before anything runs on one: TensorFlow maps GPUs once in a process.
   """
+  index = _own_gpu()
+  if index is not None:
+    gpus = tf.config.list_physical_devices("GPU")
+    tf.config.set_visible_devices(gpus[index], "GPU")
+
+
+def _own_gpu():
+  """Index of this rank's GPU among those it sees, None without GPUs."""
   gpus = tf.config.list_physical_devices("GPU")
   if not horovod_enabled() or not gpus:
-    return
+    return None
+  if len(gpus) == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+    return 0  # Dealt out by the launcher, as srun --gpus-per-task does.
   if hvd_local_size() > len(gpus):
     raise ValueError(
         f"{hvd_local_size()} ranks on a server of {len(gpus)} GPU(s): start "
         f"one rank per GPU (mpirun -np {len(gpus)}), or pass --cpu_only.")
-  tf.config.set_visible_devices(gpus[hvd_local_rank()], "GPU")
+  return hvd_local_rank()
 
 
 def is_chief():
@@ -306,32 +334,34 @@ def is_chief():
   return hvd_rank() == 0
 
 
-def gather(value):
+def gather(value, name="gather"):
   """Exchanges a value among all ranks.
 
   Args:
     value: picklable.
+    name: string; ranks exchange with those that gave the same name.
 
   Returns:
     List with the value of each rank, by rank.
   """
   if not horovod_enabled():
     return [value]
-  with tf.device("CPU:0"):
-    return hvd.allgather_object(value, name="gather")
+  with tf.init_scope(), tf.device("CPU:0"):
+    return hvd.allgather_object(value, name=name)
 
 
-def gather_to_chief(items, at_a_time=64):
+def gather_to_chief(items):
   """Brings lists of all ranks to rank 0, a few items at a time.
 
   Args:
     items: list of picklables.
-    at_a_time: int, items of a rank that are under way at once.
 
   Returns:
     List with the list of each rank, by rank; None on the other ranks.
   """
   lists = [[] for _ in range(hvd_size())]
+  # Horovod sends what is under way to all ranks, 2 GiB at most.
+  at_a_time = max(_ITEMS_UNDER_WAY // hvd_size(), 1)
   for first in range(0, max(gather(len(items))), at_a_time):
     for whole, part in zip(lists, gather(items[first:first + at_a_time])):
       if is_chief():
@@ -345,10 +375,7 @@ def barrier():
   Raises:
     OtherRankError: one ended on its way, see `last_words`.
   """
-  if not horovod_enabled():
-    return
-  failures = _exchange_failures(None)
-  if any(failures):
+  if any(_exchange_failures(None)):
     raise OtherRankError()
 
 
@@ -358,9 +385,8 @@ def _exchange_failures(message):
   Returns:
     List by rank: (message, server) where a rank failed, None elsewhere.
   """
-  own = None if message is None else (message, socket.gethostname())
-  with tf.device("CPU:0"):
-    return hvd.allgather_object(own, name="barrier")
+  return gather(
+      None if message is None else (message, socket.gethostname()), "barrier")
 
 
 def last_words(message):
@@ -373,23 +399,34 @@ def last_words(message):
     string, what this rank shall print; None if another rank prints the same.
   """
   if not horovod_enabled():
-    return message
+    return on_this_rank(message)
   failures = []
-  thread = threading.Thread(
-      target=lambda: failures.extend(_exchange_failures(message)), daemon=True)
+
+  def exchange():
+    try:
+      failures.extend(_exchange_failures(message))
+    except Exception:  # pylint: disable=broad-except
+      pass  # Horovod is at its end too.
+
+  thread = threading.Thread(target=exchange, daemon=True)
   thread.start()
   thread.join(_LAST_WORDS_TIMEOUT)
   if not failures:  # The others are at work, or gone.
-    failures = [None] * hvd_size()
-    failures[hvd_rank()] = (message, socket.gethostname())
+    return on_this_rank(message)
   alike = [rank for rank, failure in enumerate(failures)
            if failure and failure[0] == message]
   if alike[0] != hvd_rank():
     return None
-  if len(alike) == hvd_size():
+  return message if len(alike) == hvd_size() else on_this_rank(message)
+
+
+def on_this_rank(message):
+  """A message (string) that says which rank it is of, if there are several."""
+  size = max(hvd_size(), comm_size())
+  if size == 1:
     return message
-  return (f"rank {hvd_rank()} of {hvd_size()} on {socket.gethostname()}: "
-          f"{message}")
+  rank = hvd_rank() if horovod_enabled() else comm_rank()
+  return f"rank {rank} of {size} on {socket.gethostname()}: {message}"
 
 
 def check_agreement(values):
@@ -403,29 +440,22 @@ def check_agreement(values):
     OtherRankError: see `barrier`.
   """
   barrier()
-  by_rank = gather((socket.gethostname(), values))
-  for rank, (server, theirs) in enumerate(by_rank):
-    for name, value in by_rank[0][1].items():
-      if theirs.get(name) != value:
+  first = {}  # name -> (rank, server, value) of the first rank that has it.
+  for rank, (server, values) in enumerate(
+      gather((socket.gethostname(), values))):
+    for name, value in values.items():
+      known = first.setdefault(name, (rank, server, value))
+      if known[2] != value:
         raise ValueError(
-            f"{name} differs between ranks: {value} on rank 0 ("
-            f"{by_rank[0][0]}), {theirs.get(name)} on rank {rank} ({server}). "
-            f"All ranks need the same flags, files and version of this "
-            f"project.")
+            f"{name} differs between ranks: {known[2]} on rank {known[0]} ("
+            f"{known[1]}), {value} on rank {rank} ({server}). All ranks need "
+            f"the same flags, files and version of this project.")
 
 
 def is_lost_rank(error):
   """Whether an exception means that another rank does not answer any more."""
-  return "horovod" in f"{type(error).__name__} {error}".lower() and isinstance(
-      error, (RuntimeError, tf.errors.OpError))
-
-
-def chief_value(value):
-  """Returns on every rank the number (int) that rank 0 gave."""
-  if not horovod_enabled():
-    return value
-  with tf.device("CPU:0"):
-    return int(hvd.broadcast(tf.constant(value, tf.int64), 0, name="chief"))
+  return hvd.is_loaded and bool(_LOST_RANK.search(
+      f"{type(error).__name__} {error}"))
 
 
 def max_of_ranks(tensor):
@@ -469,25 +499,40 @@ def record_file(path):
 
 
 def server_record_files(path):
-  """The record files that the ranks of this server wrote, by local rank."""
+  """The record files that the ranks of this server wrote, by rank."""
   if not horovod_enabled():
     return [path]
-  # Launchers may deal ranks out to servers in turn, so ask who is here.
-  with tf.device("CPU:0"):
-    servers = hvd.allgather_object(socket.gethostname(), name="servers")
-  return [_rank_file(path, rank) for rank, server in enumerate(servers)
-          if server == servers[hvd_rank()]]
+  return [_rank_file(path, rank) for rank in _ranks_of_server()]
 
 
 def _rank_file(path, rank):
   return f"{path}_{rank}" if horovod_enabled() else path
 
 
+@functools.lru_cache(maxsize=None)
+def _ranks_of_server():
+  """The ranks (list of int) that share this one's disk.
+
+  Launchers may deal ranks out to servers in turn, so all are asked who they
+  are. Containers may have one name on several machines, or one machine and
+  several names.
+  """
+  try:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as reader:
+      machine = reader.read()
+  except OSError:
+    machine = ""
+  servers = gather((socket.gethostname(), machine), "servers")
+  return [rank for rank, server in enumerate(servers)
+          if server == servers[hvd_rank()]]
+
+
 def shard(dataset):
   """This rank's share of the records of `server_record_files`."""
   if not horovod_enabled():
     return dataset
-  return dataset.shard(hvd_local_size(), hvd_local_rank())
+  ranks = _ranks_of_server()
+  return dataset.shard(len(ranks), ranks.index(hvd_rank()))
 
 
 def is_own_batch(number):
@@ -578,7 +623,8 @@ def synapse_hooks(first_step):
   Args:
     first_step: int, the first step that is recorded.
   """
-  if synapse_logger.wanted_type() != SynapseLoggerType.RANGE:
+  if not _state["has_device"] or (
+      synapse_logger.wanted_type() != SynapseLoggerType.RANGE):
     return []
   end = first_step + _SYNAPSE_STEPS
   logging.info("Synapse logger: Begin: %d End: %d", first_step, end)
@@ -638,7 +684,7 @@ def session_config():
   rewrite.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.ONE
   rewrite.scoped_allocator_optimization = rewriter_config_pb2.RewriterConfig.ON
   rewrite.scoped_allocator_opts.enable_op[:] = ["HorovodAllreduce"]
-  if horovod_enabled() and tf.config.list_physical_devices("GPU"):
-    # The same GPU as `_take_own_gpu` chose for code outside of sessions.
-    config.gpu_options.visible_device_list = str(hvd_local_rank())
+  own_gpu = _own_gpu()
+  if own_gpu is not None:  # As `_take_own_gpu` has it outside of sessions.
+    config.gpu_options.visible_device_list = str(own_gpu)
   return config

@@ -12,6 +12,7 @@ Ctrl-C let the ranks save a checkpoint first; a second one ends them at once.
 
 import argparse
 import collections
+import ctypes
 import os
 import re
 import shlex
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 # No TensorFlow here: it would take seconds, and memory for the whole run.
 _PROJECT_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -28,7 +31,7 @@ _GRACE_SECONDS = 60  # For a checkpoint, after a request to end.
 _RESTART_SECONDS = 3
 
 _FORWARDED = re.compile(
-    r"(TF|HOROVOD|NCCL|CUDA|XLA|OMP|KMP|MKL|HABANA|HCL|PYTHON)_?.*|"
+    r"(TF|HOROVOD|NCCL|CUDA|XLA|OMP|KMP|MKL|HABANA|HCL)_.*|PYTHON.*|"
     r"PATH|LD_LIBRARY_PATH|LD_PRELOAD|TMPDIR|BUILD_ROOT_LATEST")
 
 # How mpirun --tag-output and horovodrun mark what a rank writes.
@@ -38,6 +41,8 @@ _SIGNALLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited "
                         r"on signal (\d+)")
 _NAMED = re.compile(r"Process name: (?:\[\[\d+,\d+\],)?(\d+)")
 _EXIT_CODE = re.compile(r"Exit code:\s+(\d+)")
+# The line with which a script begins to train.
+_TRAINS = "***** Running training *****"
 # Lines with which a script says no; a second start would say it again.
 _REFUSAL = re.compile(
     r"\.py: error: (?!.*(?:a fault of the program|another rank ended))")
@@ -46,9 +51,16 @@ _REFUSAL = re.compile(
 # Each launcher sets one of these for its ranks.
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMI_RANK")
 
+_PR_SET_PDEATHSIG = 1  # Of Linux, sys/prctl.h.
+
 
 class Host(collections.namedtuple("Host", ["name", "slots"])):
   """A server and how many ranks it takes."""
+
+
+def _end_with_parent():
+  """In the new process: it gets SIGTERM should this program be killed."""
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def say(message):
@@ -137,6 +149,8 @@ def make_command(options, environment):
   cores = num_cores()
   threads = options.threads or max(cores // local_ranks, 1)
   for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+    if options.threads:
+      environment[name] = str(threads)
     environment.setdefault(name, str(threads))
   environment.setdefault("PYTHONUNBUFFERED", "1")
   if options.interface:
@@ -203,35 +217,35 @@ def _ssh_arguments(options):
   return " ".join(part for part in (port, options.ssh_args) if part)
 
 
-class _Job(object):
-  """One start of the ranks.
+class _Launcher(object):
+  """Starts the ranks, takes what they write, and passes signals on.
 
   Attributes:
-    stopped_by: int or None, the signal with which this program was ended.
-    failed: string or None, which rank ended first, and how.
-    failed_rank: int or None.
-    refused: bool, a script said why it can't run.
+    stopped_by: int or None, the signal that asked for the end.
+    failed: string or None, which rank of the last start ended first, and how.
+    refused: bool, a script of the last start said why it can't run.
   """
 
-  def __init__(self, log_dir):
-    self._log_dir = log_dir
-    self._logs = {}
+  def __init__(self, log_dir, is_gloo):
+    self._log_dir, self._is_gloo = log_dir, is_gloo
     self._process = None
+    self.stopped_by = None
+
+  def run(self, command, environment):
+    """One start, to its end; returns the exit status of the command."""
+    self._logs = {}
     self._begun = collections.defaultdict(str)  # (rank, stream) -> text.
     self._tails = collections.defaultdict(lambda: collections.deque(maxlen=5))
-    self.stopped_by = None
-    self.failed = self.failed_rank = None
-    self.refused = False
-
-  def run(self, command, environment, is_gloo):
-    """Runs to the end; returns the launcher's exit status."""
-    self._is_gloo = is_gloo
+    self._failed_rank = self.failed = None
+    self.refused = self._has_trained = False
     # In a session of its own, so that Ctrl-C comes here alone.
     self._process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True)
+        errors="replace", start_new_session=True, preexec_fn=_end_with_parent)
     try:
+      if self.stopped_by is not None:  # While it was started.
+        self._process.terminate()
       for line in self._process.stdout:
         self._take(line.rstrip("\n"))
       return self._process.wait()
@@ -240,21 +254,34 @@ class _Job(object):
         self._take_line(rank, text)
       for log in self._logs.values():
         log.close()
+      signal.alarm(0)
 
   def on_signal(self, number, frame):
     """Asks the ranks to save and end; the second time, ends them."""
     del frame
+    is_first, self.stopped_by = self.stopped_by is None, number
     if self._process is None or self._process.poll() is not None:
       return
-    if self.stopped_by is not None:
+    if not is_first:
       self._process.terminate()
       return
-    self.stopped_by = number
     say("The ranks are asked to save a checkpoint and end.")
-    # mpirun passes SIGUSR1 on, and takes SIGTERM as a reason to kill soon.
-    self._process.send_signal(
-        signal.SIGTERM if self._is_gloo else signal.SIGUSR1)
+    if not self._is_gloo:  # mpirun passes it on to all ranks.
+      self._process.send_signal(signal.SIGUSR1)
+    elif not self._signal_a_rank():
+      self._process.terminate()
     signal.alarm(_GRACE_SECONDS)
+
+  def _signal_a_rank(self):
+    """Asks a rank of this server, which asks the others; False without one."""
+    for process in psutil.Process(self._process.pid).children(recursive=True):
+      try:
+        if "HOROVOD_RANK" in process.environ():
+          process.send_signal(signal.SIGUSR1)
+          return True
+      except psutil.Error:
+        continue
+    return False
 
   def on_alarm(self, number, frame):
     """The ranks did not end in time."""
@@ -283,7 +310,10 @@ class _Job(object):
       self._logs[rank] = open(path, "a", encoding="utf-8", buffering=1)
     self._logs[rank].write(text + "\n")
     self._tails[rank].append(text)
-    self.refused = self.refused or bool(_REFUSAL.search(text))
+    # What stops a training on its way, such as a full disk, may pass.
+    self._has_trained = self._has_trained or _TRAINS in text
+    self.refused = self.refused or (
+        not self._has_trained and bool(_REFUSAL.search(text)))
     if rank == 0 or ".py: error:" in text:
       print(text, flush=True)
 
@@ -292,25 +322,25 @@ class _Job(object):
     found = _SIGNALLED.search(line)
     if found:
       number = int(found[3])
-      self.failed_rank = int(found[1])
+      self._failed_rank = int(found[1])
       self.failed = (
           f"rank {found[1]} on {found[2]} was ended by signal {number} "
           f"({signal.strsignal(number)})"
           + (", often for lack of memory" if number == signal.SIGKILL else ""))
     found = _NAMED.search(line)
-    if found and self.failed_rank is None:
-      self.failed_rank = int(found[1])
+    if found and self._failed_rank is None:
+      self._failed_rank = int(found[1])
     found = _EXIT_CODE.search(line)
-    if found and self.failed is None and self.failed_rank is not None:
-      self.failed = f"rank {self.failed_rank} ended with status {found[1]}"
+    if found and self.failed is None and self._failed_rank is not None:
+      self.failed = f"rank {self._failed_rank} ended with status {found[1]}"
 
   def report(self):
     """Says which rank failed, and with what last words."""
     if self.failed is None:
       return
-    path = os.path.join(self._log_dir, f"rank_{self.failed_rank}.log")
+    path = os.path.join(self._log_dir, f"rank_{self._failed_rank}.log")
     say(f"{self.failed}. The end of {path}:")
-    for text in self._tails[self.failed_rank]:
+    for text in self._tails[self._failed_rank]:
       print(f"  {text}", flush=True)
 
 
@@ -325,24 +355,23 @@ def launch(options):
   if options.dry_run:
     return 0
   os.makedirs(options.log_dir, exist_ok=True)
+  launcher = _Launcher(options.log_dir, options.gloo)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, launcher.on_signal)
+  signal.signal(signal.SIGALRM, launcher.on_alarm)
   for start in range(options.restarts + 1):
-    job = _Job(options.log_dir)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-      signal.signal(number, job.on_signal)
-    signal.signal(signal.SIGALRM, job.on_alarm)
-    status = job.run(command, environment, options.gloo)
-    signal.alarm(0)
-    if job.stopped_by is not None:
-      return 128 + job.stopped_by
+    status = launcher.run(command, environment)
     if status == 0:
       return 0
-    job.report()
-    if job.refused:
-      break
-    if start < options.restarts:
+    if launcher.stopped_by is None:
+      launcher.report()
+      if launcher.refused or start == options.restarts:
+        break
       say(f"Start {start + 2} of {options.restarts + 1}, from "
           f"{_newest_checkpoint(options)}.")
       time.sleep(_RESTART_SECONDS)
+    if launcher.stopped_by is not None:
+      return 128 + launcher.stopped_by
   return status if 0 < status < 256 else 1
 
 

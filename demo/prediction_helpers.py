@@ -52,7 +52,7 @@ def is_own_row(args, index, batch_size):
       index // batch_size)
 
 
-def predict(args, estimator, input_fn, num_rows, unit, log_every):
+def predict(args, estimator, input_fn, num_rows, unit, log_every, name=""):
   """Predicts all rows of the records.
 
   Args:
@@ -62,6 +62,7 @@ def predict(args, estimator, input_fn, num_rows, unit, log_every):
     num_rows: int, of all ranks.
     unit: string, what a row is, for the progress.
     log_every: int, rows between two lines of progress.
+    name: string, of the data where there are several sets.
 
   Returns:
     List of dicts name -> array, in the order of the rows; None on a rank other
@@ -69,7 +70,7 @@ def predict(args, estimator, input_fn, num_rows, unit, log_every):
   """
   batches = _predicted_batches(
       args, estimator, input_fn, args.predict_batch_size, num_rows,
-      "Predicting", unit, log_every)
+      "Predicting", unit, log_every, _perf_name("predict", name))
   if batches is None:
     return None
   return [{name: column[i] for name, column in batch.items()}
@@ -102,8 +103,13 @@ def evaluate(args, estimator, model_fn, input_fn, num_rows, name):
   result = estimator.evaluate(
       input_fn=input_fn, steps=num_batches if args.use_tpu else None,
       hooks=[perf_hook, outputs_hook], name=name)
-  estimator_helpers.write_perf(args, perf_hook)
+  estimator_helpers.write_perf(
+      args, perf_hook, _perf_name("eval", name), ranks=1)
   return result, outputs_hook.outputs
+
+
+def _perf_name(what, name):
+  return f"{what}_{name}" if name else what
 
 
 def _evaluate_on_all_ranks(args, estimator, model_fn, input_fn, num_rows, name):
@@ -125,7 +131,7 @@ def _evaluate_on_all_ranks(args, estimator, model_fn, input_fn, num_rows, name):
       estimator_helpers.make_estimator(
           args, as_prediction, predict_batch_size=args.eval_batch_size),
       input_fn, args.eval_batch_size, num_rows, "Evaluating", "examples",
-      log_every=1000)
+      1000, _perf_name("eval", name))
   if batches is None:
     return None, None
   result = _metrics_over(batches, metric_fns[-1])
@@ -165,7 +171,7 @@ def _metrics_over(batches, metric_fn):
 
 
 def _predicted_batches(args, estimator, input_fn, batch_size, num_rows, what,
-                       unit, log_every):
+                       unit, log_every, perf_name):
   """Batches of predictions in order, on rank 0; None elsewhere."""
   ranks = horovod_helpers.hvd_size() if is_distributed(args) else 1
   perf_hook = horovod_helpers.PerfLoggingHook(batch_size * ranks, "eval")
@@ -177,7 +183,7 @@ def _predicted_batches(args, estimator, input_fn, batch_size, num_rows, what,
         input_fn=input_fn, hooks=hooks, yield_single_examples=False):
       batches.append(batch)
       progress.update(batch_size * ranks)
-  estimator_helpers.write_perf(args, perf_hook)
+  estimator_helpers.write_perf(args, perf_hook, perf_name, ranks)
   if ranks == 1:
     return batches
   by_rank = horovod_helpers.gather_to_chief(batches)

@@ -27,7 +27,9 @@ PROJECT_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FILE_ERRORS = (
     OSError, tf.errors.NotFoundError, tf.errors.PermissionDeniedError,
     tf.errors.DataLossError, tf.errors.FailedPreconditionError,
-    tf.errors.ResourceExhaustedError)
+    tf.errors.ResourceExhaustedError,
+    # A network disk that does not answer.
+    tf.errors.AbortedError, tf.errors.UnavailableError, tf.errors.UnknownError)
 
 # TensorFlow's warnings that no user can do anything about. The Estimator is
 # deprecated and the reason why versions are pinned.
@@ -170,23 +172,15 @@ def run(main, required_flags):
       signal.signal(number, _stop.on_signal)
     try:
       return main(argv)
-    except KeyboardInterrupt:
-      return _end(_chiefs("interrupted. The same command goes on from the "
-                          "last checkpoint."), 130)
-    except Stopped as stopped:
-      return _end(_chiefs(str(stopped)), 128 + stopped.signal)
-    except horovod_helpers.OtherRankError:
-      return _end(None, 1)
-    except Exception as error:  # pylint: disable=broad-except
-      message = _user_message(error)
-      if message is None and not horovod_helpers.horovod_enabled():
+    except SystemExit:
+      raise
+    except BaseException as error:  # pylint: disable=broad-except
+      for number in _STOP_SIGNALS:  # This is the end already.
+        signal.signal(number, signal.SIG_IGN)
+      status, message = _explain(error)
+      if status is None:
         raise
-      if message is None or logging.get_verbosity() > logging.INFO:
-        traceback.print_exc()
-      message = horovod_helpers.last_words(
-          message or f"{type(error).__name__}, a fault of the program; its "
-          f"traceback stands above.")
-      return _end(message and f"error: {message}", 1)
+      return _end(message, status)
     finally:
       sys.stdout.flush()
       sys.stderr.flush()
@@ -194,9 +188,34 @@ def run(main, required_flags):
   app.run(guarded_main)
 
 
-def _chiefs(message):
-  """A message that one rank says for all."""
-  return message if horovod_helpers.is_chief() else None
+def _explain(error):
+  """What an exception of a script means for its end.
+
+  Returns:
+    (status, message): the exit status, None for a fault of the program in a
+    process without other ranks; and the last line, None if another rank says
+    it.
+  """
+  is_chief = horovod_helpers.is_chief()
+  if isinstance(error, KeyboardInterrupt):
+    return 130, ("interrupted. The same command goes on from the last "
+                 "checkpoint." if is_chief else None)
+  if isinstance(error, Stopped):
+    message = str(error)
+    if not error.is_agreed:
+      return 128 + error.signal, horovod_helpers.on_this_rank(message)
+    return 128 + error.signal, message if is_chief else None
+  if isinstance(error, horovod_helpers.OtherRankError):
+    return 1, None
+  message = _user_message(error)
+  if message is None and not horovod_helpers.horovod_enabled():
+    return None, None
+  if message is None or logging.get_verbosity() > logging.INFO:
+    traceback.print_exc()
+  message = horovod_helpers.last_words(
+      message or f"{type(error).__name__}, a fault of the program; its "
+      f"traceback stands above.")
+  return 1, message and f"error: {message}"
 
 
 def _end(message, status):
@@ -205,8 +224,6 @@ def _end(message, status):
   One of several ranks ends here and now: saying goodbye to the others, as
   Horovod would, may take for ever when these are at work or gone.
   """
-  for number in _STOP_SIGNALS:  # This is the end already.
-    signal.signal(number, signal.SIG_IGN)
   if message:
     print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
   if horovod_helpers.horovod_enabled():
@@ -223,14 +240,16 @@ class Stopped(BaseException):
 
   Attributes:
     signal: int.
+    is_agreed: bool, all ranks end with this, rank 0 says it.
   """
 
   def __init__(self, number, message=None):
-    """Takes the signal's number and what to tell the user."""
+    """Takes the signal's number, and what all ranks agree on if they do."""
     super().__init__(message or (
-        f"stopped by {signal.Signals(number).name}. The same command goes on "
+        f"ended by {signal.Signals(number).name}. The same command goes on "
         f"from the last checkpoint."))
     self.signal = number
+    self.is_agreed = message is not None
 
 
 class _Stop(object):
@@ -280,18 +299,17 @@ def _user_message(error):
   if isinstance(error, tf.estimator.NanLossDuringTrainingError):
     return ("the loss became NaN: try a smaller --learning_rate or a longer "
             "--warmup_proportion.")
+  text = getattr(error, "message", None) or str(error)
+  # TensorFlow puts where it was noticed before what it is.
+  found = re.match(r"Graph execution error:.*?^Node: [^\n]*\n([^\n]*)", text,
+                   re.S | re.M)
+  text = found[1] if found else text
+  message = " ".join(text.splitlines()[:1]) or repr(error)
   if horovod_helpers.is_lost_rank(error):
-    first = (str(error).splitlines() or [""])[0]
     return (f"another rank ended, or can't be reached, while this one waited "
-            f"for it ({first}). What it said, and the launcher's report, tell "
-            f"why.")
+            f"for it ({message}). What it said, and the launcher's report, "
+            f"tell why.")
   if isinstance(error, _FILE_ERRORS):
-    text = getattr(error, "message", None) or str(error)
-    # TensorFlow puts where it was noticed before what it is.
-    found = re.match(r"Graph execution error:.*?^Node: [^\n]*\n([^\n]*)", text,
-                     re.S | re.M)
-    text = found[1] if found else text
-    message = " ".join(text.splitlines()[:1]) or repr(error)
     if isinstance(error, tf.errors.DataLossError):
       message += (" (a damaged file; if it is a .tf_record in --output_dir, "
                   "remove it)")
@@ -335,7 +353,11 @@ def check_ranks_agree(args, files, values):
       for module, defined in args.flags_by_module_dict().items()
       if not module.startswith("absl.")
       for flag in defined if not _PLACE_FLAGS.search(flag.name)}
-  for name, path in files.items():
+  # The ranks of a server read each other's records.
+  compared[f"--output_dir on {socket.gethostname()}"] = os.path.abspath(
+      args.output_dir)
+  for name, path in {
+      **files, "--bf16_config_path": args.bf16_config_path}.items():
     compared[name] = f"sha256 {sha256(path)[:12]}" if path else "none"
   digest = hashlib.sha256()
   for folder in ("", "demo", "habana"):

@@ -43,6 +43,12 @@ class TrainingStepsTest:
       estimator_helpers.training_steps(40, flag_values())
 
 
+  def test_fewer_examples_than_ranks_are_refused(self, ranks):
+    ranks(8)
+    with pytest.raises(ValueError, match="7 training examples.*8 ranks"):
+      estimator_helpers.training_steps(7, flag_values(num_train_epochs=1e3))
+
+
 class LearningRateTest:
 
   @pytest.mark.parametrize("size, scale, expected", [

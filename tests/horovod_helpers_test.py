@@ -132,6 +132,34 @@ class OneProcessTest:
         horovod_helpers.comm_size(), horovod_helpers.comm_rank(),
         horovod_helpers.comm_local_size(), horovod_helpers.comm_local_rank())
 
+  def test_what_a_lost_rank_looks_like(self, monkeypatch):
+    monkeypatch.setattr(horovod_helpers.hvd, "_module", object())
+    lost = horovod_helpers.is_lost_rank
+    assert lost(tf.errors.UnknownError(
+        None, None, "Node: 'x/HorovodAllreduce_x_0'\nConnection reset by peer"))
+    assert lost(RuntimeError("Horovod has been shut down. This was caused"))
+    assert not lost(tf.errors.NotFoundError(
+        None, None, "/home/me/horovod/train.tsv; No such file or directory"))
+
+  def test_messages_name_the_rank_where_there_are_several(self, monkeypatch):
+    assert horovod_helpers.on_this_rank("a line") == "a line"
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    assert re.fullmatch(r"rank 3 of 4 on \S+: a line",
+                        horovod_helpers.last_words("a line"))
+
+  def test_agreement_names_what_differs(self, monkeypatch):
+    ranks = [("a", {"--x": "1", "--output_dir on a": "/o"}),
+             ("b", {"--x": "1", "--output_dir on b": "/p"})]
+    monkeypatch.setattr(
+        horovod_helpers, "gather",
+        lambda value, name="gather": [None] if name == "barrier" else ranks)
+    horovod_helpers.check_agreement({})
+    ranks.append(("b", {"--x": "2", "--output_dir on b": "/p"}))
+    with pytest.raises(ValueError, match=(
+        r"--x differs between ranks: 1 on rank 0 \(a\), 2 on rank 2 \(b\)")):
+      horovod_helpers.check_agreement({})
+
   def test_a_launchers_variable_that_is_no_number_is_named(self, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="OMPI_COMM_WORLD_SIZE=many"):
@@ -172,7 +200,8 @@ seen = {"rank": rank, "size": size,
         "server": helpers.server_record_files("t"),
         "shard": list(helpers.shard(
             tf.data.Dataset.range(10)).as_numpy_iterator()),
-        "chief": helpers.chief_value(7 + rank)}
+        "all": helpers.gather(7 + rank),
+        "chief": helpers.gather_to_chief(list(range(100 * rank, 101 * rank + 70)))}
 with tf.Graph().as_default():
   used = tf.compat.v1.get_variable("used", [3], initializer=tf.zeros_initializer())
   table = tf.compat.v1.get_variable("table", [4, 2], initializer=tf.zeros_initializer())
@@ -206,12 +235,14 @@ class RanksTest:
       assert (seen["rank"], seen["size"]) == (rank, 2)
       assert seen["own"] == f"t_{rank}"
       assert seen["server"] == ["t_0", "t_1"]
-      assert seen["chief"] == 7
+      assert seen["all"] == [7, 8]
       # Mean of 0.1 and 0.2, below the clipping norm, times 1 - beta_1.
       assert seen["m"] == pytest.approx([0.015] * 3)
       assert [row[0] for row in seen["m_table"]] == pytest.approx(
           [0.005, 0.01, 0.0, 0.015])
       assert "unused/adam_m" not in seen["names"]
+    assert ranks[0]["chief"] == [list(range(70)), list(range(100, 171))]
+    assert ranks[1]["chief"] is None
     assert [r["slice"] for r in ranks] == [[0, 6], [6, 11]]
     assert sorted(ranks[0]["shard"] + ranks[1]["shard"]) == list(range(10))
 

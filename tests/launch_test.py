@@ -96,11 +96,13 @@ class CommandTest:
 
   def test_servers(self, monkeypatch):
     monkeypatch.setattr(launch, "num_cores", lambda: 8)
-    environment = {"NCCL_DEBUG": "INFO", "SECRET": "x", "TF_X": "1"}
+    environment = {"NCCL_DEBUG": "INFO", "SECRET": "x", "TF_X": "1",
+                   "OMPI_X": "1"}
     text = " ".join(command(
         "-np", "6", "-H", "a:4,b:2", "--interface", "eth0", "--ssh_port", "33",
         "--ssh_args=-i key", "-x", "MINE", "--mpi_args=--mca a b",
         environment=environment))
+    assert "OMPI_X" not in text
     for part in ("-H a:4,b:2", "--map-by slot:PE=2", "-x NCCL_DEBUG",
                  "--mca btl_tcp_if_include eth0", "-x TF_X", "-x MINE",
                  "--mca oob_tcp_if_include eth0", "-x NCCL_SOCKET_IFNAME",
@@ -116,6 +118,7 @@ class CommandTest:
     command("-np", "2", environment=environment)
     assert environment["OMP_NUM_THREADS"] == "3"
     command("-np", "2", "--threads", "1", environment=environment)
+    assert environment["OMP_NUM_THREADS"] == "1"
 
   @pytest.mark.skipif(not os.path.exists(os.path.join(
       os.path.dirname(sys.executable), "horovodrun")), reason="no horovodrun")
@@ -135,6 +138,25 @@ def start(tmp_path, program, *arguments):
        str(tmp_path / "program.py"), f"--output_dir={tmp_path}"],
       cwd=conftest.PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
       text=True)
+
+
+def wait_for_pids(process, folder):
+  """The ranks' pids, which the program writes beside itself."""
+  pids = []
+  while len(pids) < 2:
+    assert process.poll() is None
+    files = [folder / f"program.py{rank}" for rank in (0, 1)]
+    pids = [int(f.read_text()) for f in files if f.exists() and f.read_text()]
+  return pids
+
+
+def assert_gone(pids):
+  """No process of these is left within ten seconds."""
+  for _ in range(100):
+    if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
+      return
+    time.sleep(0.1)
+  raise AssertionError(pids)
 
 
 @needs_mpirun
@@ -186,7 +208,27 @@ class LaunchTest:
     assert process.returncode == 1 and "Start 2" not in out
     assert "run_squad.py: error: no such file" in out
 
-  @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+  def test_no_start_after_a_signal_in_the_pause(self, tmp_path):
+    process = start(tmp_path, "sys.exit(3)", "--restarts", "2")
+    lines = []
+    for line in process.stdout:
+      lines.append(line)
+      if "Start 2" in line:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "Start 3" not in "".join(lines)
+
+  def test_killed_launcher_leaves_no_rank(self, tmp_path):
+    process = start(
+        tmp_path, "open(__file__ + str(rank), 'w').write(str(os.getpid()))\n"
+        "time.sleep(60)")
+    pids = wait_for_pids(process, tmp_path)
+    process.kill()
+    process.communicate()
+    assert_gone(pids)
+
+  @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT,
+                                      signal.SIGHUP])
   def test_ranks_are_asked_to_end(self, number, tmp_path):
     process = start(
         tmp_path, "def stop(*_):\n  print('saved', rank, flush=True)\n"
@@ -203,7 +245,8 @@ class LaunchTest:
     assert any(saved)
 
   def test_lines_of_ranks_that_write_at_once(self, tmp_path):
-    job = launch._Job(str(tmp_path))
+    job = launch._Launcher(str(tmp_path), False)
+    job.run([sys.executable, "-c", ""], {})
     for line in ("[1,0]<stdout>:one [1,1]<stdout>:two [1,0]<stderr>:error",
                  "[1,0]<stdout>:three", "[1]<stdout>:four"):
       job._take(line)
@@ -217,18 +260,9 @@ class LaunchTest:
         tmp_path, "signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
         "open(__file__ + str(rank), 'w').write(str(os.getpid()))\n"
         "time.sleep(60)")
-    pids = []
-    while len(pids) < 2:
-      pids = [int(f.read_text()) for r in (0, 1)
-              for f in [tmp_path / f"program.py{r}"]
-              if f.exists() and f.read_text()]
-      assert process.poll() is None
+    pids = wait_for_pids(process, tmp_path)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    for _ in range(100):
-      if not any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        break
-      time.sleep(0.1)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    assert_gone(pids)

@@ -91,6 +91,8 @@ class SynapseLoggerHookTest:
       self, first, calls, monkeypatch, caplog):
     monkeypatch.setenv("HABANA_SYNAPSE_LOGGER", "range")
     caplog.set_level("INFO", "absl")
+    assert horovod_helpers.synapse_hooks(first) == []  # There is no device.
+    monkeypatch.setitem(horovod_helpers._state, "has_device", True)
     (hook,) = horovod_helpers.synapse_hooks(first)
     assert hook._steps == set(range(first, first + 10))
     assert f"Begin: {first} End: {first + 10}" in caplog.text

@@ -61,7 +61,7 @@ def prepare(path, is_training, num_workers, record_file):
   FLAGS.preprocess_workers = num_workers
   FLAGS.do_train, FLAGS.do_predict = is_training, not is_training
   tokenizer = tokenization.FullTokenizer(FLAGS.vocab_file)
-  with run_squad._worker_pool(FLAGS, tokenizer) as pool:
+  with run_squad._worker_pool(FLAGS) as pool:
     examples = run_squad.read_squad_examples(path, is_training)
     if is_training:
       random.Random(12345).shuffle(examples)
