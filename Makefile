@@ -21,10 +21,11 @@ test: setup lint
 test-fast: setup lint
 	@$(PYTHON_BIN) -m pytest -m "not slow"
 
-# Training speed beside a matrix product; with SQUAD_FILE=... VOCAB_FILE=... also
+# Training speed beside a matrix product, and ranks beside threads; with SQUAD_FILE=... VOCAB_FILE=... also
 # how fast SQuAD files are converted. Figures in README.
 bench: setup
 	@$(PYTHON_BIN) -m tests.benchmarks.train_step
+	@$(PYTHON_BIN) -m tests.benchmarks.scaling
 	@$(if $(SQUAD_FILE),$(PYTHON_BIN) -m tests.benchmarks.squad_features --squad_file="$(SQUAD_FILE)" --vocab_file="$(VOCAB_FILE)")
 
 lint: setup

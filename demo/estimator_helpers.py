@@ -12,6 +12,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.training import monitored_session
+from tensorflow_estimator.python.estimator.tpu import error_handling
 
 from demo import checkpoint_helpers
 from demo import horovod_helpers
@@ -81,10 +82,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
     TPUEstimator; it runs on CPU and GPU too.
   """
   if not args.use_tpu:
-    # Where a disk or a rank did not answer, a session would start anew without
-    # a word: rows would be predicted twice, and a rank wait for others that
-    # have long gone on. With none of these errors known to it, it ends.
-    monitored_session._PREEMPTION_ERRORS = ()  # pylint: disable=protected-access
+    _end_on_any_error()
   return tf.compat.v1.estimator.tpu.TPUEstimator(
       model_fn=model_fn,
       config=run_config(args, keep_checkpoint_max),
@@ -93,6 +91,19 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
       train_batch_size=args.train_batch_size,
       eval_batch_size=eval_batch_size,
       predict_batch_size=predict_batch_size or args.predict_batch_size)
+
+
+def _end_on_any_error():
+  """Makes sessions end with an error that they would start anew after.
+
+  Where a network disk or a rank does not answer, TensorFlow makes a new session
+  without a word, and the TPUEstimator drops the error if that fails: rows would
+  be predicted twice, a training end early, a rank wait for others that have
+  gone on.
+  """
+  # pylint: disable=protected-access
+  monitored_session._PREEMPTION_ERRORS = ()
+  error_handling._IGNORED_ERRORS = ()
 
 
 def training_steps(num_examples, args):
@@ -171,8 +182,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   if max(steps_done) > steps_done[0]:
     rank = steps_done.index(max(steps_done))
     logging.warning(
-        "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one of "
-        "step %d, which counts. Was another server the first one before?",
+        "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one "
+        "of step %d, which counts. Was another server the first one before?",
         rank, steps_done[rank], steps_done[0])
   if steps_done[0] >= num_train_steps:
     logging.warning(

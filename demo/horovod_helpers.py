@@ -462,6 +462,8 @@ def max_of_ranks(tensor):
   """In a graph: the largest of the ranks' values of an int32 tensor."""
   if not horovod_enabled():
     return tensor
+  # The only one of its type and scope: two the ScopedAllocator would merge,
+  # which Horovod's operation for CPUs can't stand.
   return hvd.allreduce(tensor, op=hvd.Max, name="max_of_ranks")
 
 
@@ -663,10 +665,11 @@ def condition_env_var(name, default=False):
 def session_config():
   """The ConfigProto of training and evaluation sessions.
 
-  Turns the ScopedAllocator on for Horovod's allreduce, which merges the
-  gradients of many variables into one buffer, unless the environment variable
-  TF_DISABLE_SCOPED_ALLOCATOR is true. On a GPU machine each rank gets the GPU
-  of its local rank.
+  Turns the ScopedAllocator on for Horovod's allreduce, as Habana's port does,
+  unless the environment variable TF_DISABLE_SCOPED_ALLOCATOR is true. It would
+  merge the gradients of many variables into one buffer; those of Horovod 0.28.1
+  it leaves alone, since each is in a name scope of its own. On a GPU machine
+  each rank gets its own GPU.
 
   Returns:
     ConfigProto, or None for the Estimator's own.

@@ -178,7 +178,9 @@ def _mpirun(options, environment, cores_per_rank):
   if options.hosts:
     command += ["-H", ",".join(f"{h.name}:{h.slots}" for h in options.hosts)]
   if cores_per_rank is None:
-    command += ["--oversubscribe", "--bind-to", "none"]
+    # A rank that waits lets others work.
+    command += ["--oversubscribe", "--bind-to", "none", "--mca",
+                "mpi_yield_when_idle", "1"]
   elif options.bind == "none":
     command += ["--bind-to", "none"]
   else:

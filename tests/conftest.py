@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,15 @@ import tensorflow as tf
 
 import modeling
 from demo import checkpoints
+
+# Ranks bound to cores would wait for what else is bound to the same ones, and
+# waiting ranks would keep others from working.
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to",
+          "none", "--mca", "mpi_yield_when_idle", "1", "-np"]
+HOROVODRUN = [str(pathlib.Path(sys.executable).with_name("horovodrun")),
+              "--gloo", "-np"]
+needs_mpirun = pytest.mark.skipif(
+    shutil.which("mpirun") is None, reason="no mpirun")
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -15,6 +15,16 @@ def flag_values(**values):
            learning_rate=2e-5, scale_learning_rate=True), **values))
 
 
+def run_flags(folder, **values):
+  """The flags that an Estimator and its training ask for."""
+  return flag_values(**dict(
+      dict(output_dir=str(folder), save_checkpoints_steps=100, log_steps=5,
+           random_seed=1, use_tpu=False, tpu_name=None, master=None,
+           iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
+           predict_batch_size=4, profile_steps=None, write_perf=False),
+      **values))
+
+
 @pytest.fixture
 def ranks(monkeypatch):
   """Sets the number of ranks that the helpers see."""
@@ -59,6 +69,34 @@ class LearningRateTest:
         flag_values(scale_learning_rate=scale)) == pytest.approx(expected)
 
 
+class RecoveryTest:
+
+  def test_lost_disk_ends_the_prediction(self, tmp_path):
+    """A row must not come twice because a session started anew."""
+    failures = []
+
+    def model_fn(features, labels, mode, params):
+      del labels, params
+      tf.compat.v1.train.get_or_create_global_step()
+      return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
+          mode, predictions={"row": features["x"]})
+
+    class StaleHook(tf.estimator.SessionRunHook):
+      """Fails once as a network disk does."""
+
+      def after_run(self, run_context, run_values):
+        if not failures:
+          failures.append(1)
+          raise tf.errors.AbortedError(None, None, "Stale file handle")
+
+    args = run_flags(tmp_path)
+    estimator = estimator_helpers.make_estimator(args, model_fn)
+    with pytest.raises(tf.errors.AbortedError, match="Stale file handle"):
+      list(estimator.predict(
+          lambda params: tf.data.Dataset.from_tensors(
+              {"x": tf.ones([4])}).repeat(3), hooks=[StaleHook()]))
+
+
 class KeptCheckpointsTest:
 
   def train(self, folder, num_steps, save_steps):
@@ -76,12 +114,7 @@ class KeptCheckpointsTest:
       return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
           mode, loss=loss, train_op=train_op)
 
-    args = flag_values(
-        output_dir=str(folder), save_checkpoints_steps=save_steps, log_steps=5,
-        random_seed=1, use_tpu=False, tpu_name=None, master=None,
-        iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
-        predict_batch_size=4, cpu_only=True, profile_steps=None,
-        write_perf=False)
+    args = run_flags(folder, save_checkpoints_steps=save_steps)
     with tf.Graph().as_default():
       estimator = estimator_helpers.make_estimator(
           args, model_fn, keep_checkpoint_max=1)

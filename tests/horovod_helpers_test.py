@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 
@@ -180,8 +179,6 @@ class HorovodMissingTest:
     assert "pip install --no-build-isolation horovod==0.28.1" in run.stdout
 
 
-MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np"]
-
 # Run by each rank: what it sees of the data, and its variables after a step on
 # a gradient of its own.
 RANK_PROGRAM = """
@@ -215,12 +212,28 @@ with tf.Graph().as_default():
     seen["m"] = session.run(by_name["used/adam_m"]).tolist()
     seen["m_table"] = session.run(by_name["table/adam_m"]).tolist()
     seen["names"] = sorted(by_name)
+
+def sent():
+  return sorted(op.inputs[0].dtype.name for op in
+                tf.compat.v1.get_default_graph().get_operations()
+                if op.type == "HorovodAllreduce")
+
+helpers.start_ranks(use_horovod=False, cpu_only=True, fp16_allreduce=True)
+with tf.Graph().as_default():
+  weight = tf.compat.v1.get_variable("weight", [2], initializer=tf.zeros_initializer())
+  op = optimization.create_optimizer(0.1 * (rank + 1) * tf.reduce_sum(weight), 1e-2, 10, 0, False)
+  seen["sent"] = sent()
+  by_name = {v.op.name: v for v in tf.compat.v1.global_variables()}
+  with tf.compat.v1.Session(config=helpers.session_config()) as session:
+    session.run(tf.compat.v1.global_variables_initializer())
+    session.run(op)
+    seen["m_fp16"] = session.run(by_name["weight/adam_m"]).tolist()
 json.dump(seen, open(sys.argv[1] + "/" + str(rank) + ".json", "w"), default=int)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+@conftest.needs_mpirun
 class RanksTest:
 
   def test_each_rank_has_its_share_and_the_mean_of_the_gradients(
@@ -228,7 +241,7 @@ class RanksTest:
     program = tmp_path / "program.py"
     program.write_text(RANK_PROGRAM)
     run = conftest.run_script(
-        str(program), tmp_path, launcher=[*MPIRUN, "2"])
+        str(program), tmp_path, launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
     ranks = [json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1)]
     for rank, seen in enumerate(ranks):
@@ -241,6 +254,8 @@ class RanksTest:
       assert [row[0] for row in seen["m_table"]] == pytest.approx(
           [0.005, 0.01, 0.0, 0.015])
       assert "unused/adam_m" not in seen["names"]
+      assert seen["sent"] == ["float16"]
+      assert seen["m_fp16"] == pytest.approx([0.015] * 2, rel=1e-3)
     assert ranks[0]["chief"] == [list(range(70)), list(range(100, 171))]
     assert ranks[1]["chief"] is None
     assert [r["slice"] for r in ranks] == [[0, 6], [6, 11]]
@@ -248,7 +263,7 @@ class RanksTest:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+@conftest.needs_mpirun
 class TwoRanksTest:
 
   def test_classifier_trains_on_two_ranks(
@@ -259,7 +274,7 @@ class TwoRanksTest:
         f"--data_dir={sst2_dir}", f"--output_dir={output_dir}", "--cpu_only",
         "--train_batch_size=8", "--learning_rate=1e-3", "--random_seed=1",
         "--num_train_epochs=4", "--detailed_results", *tiny_model.flags(),
-        launcher=[*MPIRUN, "2"])
+        launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
     assert "Horovod runs 2 rank(s), 2 on this server: switched" in run.stdout
     assert run.stdout.count("***** Running training *****") == 1

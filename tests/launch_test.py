@@ -12,10 +12,6 @@ import pytest
 from demo import launch
 from tests import conftest
 
-needs_mpirun = pytest.mark.skipif(
-    shutil.which("mpirun") is None, reason="no mpirun")
-
-
 @pytest.fixture(autouse=True)
 def no_rank(monkeypatch):
   for name in (*launch._RANK_VARIABLES, "OMP_NUM_THREADS",
@@ -74,7 +70,7 @@ class ArgumentsTest:
     assert launch._output_dir(["run_squad.py", *words]) == expected
 
 
-@needs_mpirun
+@conftest.needs_mpirun
 class CommandTest:
 
   def test_binds_and_counts_threads(self, monkeypatch):
@@ -159,7 +155,7 @@ def assert_gone(pids):
   raise AssertionError(pids)
 
 
-@needs_mpirun
+@conftest.needs_mpirun
 class LaunchTest:
 
   def test_dry_run_prints_the_command_only(self, tmp_path):

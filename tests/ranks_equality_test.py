@@ -3,9 +3,7 @@
 import collections
 import functools
 import itertools
-import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from tests import conftest
 
 pytestmark = pytest.mark.slow
 
-HOROVODRUN = pathlib.Path(sys.executable).with_name("horovodrun")
 VARIANTS = [("mpi", True), ("mpi", False), ("gloo", True), ("gloo", False)]
 
 
@@ -29,21 +26,15 @@ def run_ranks(launcher, size, program, *args, env=None):
     *args: its arguments.
     env: dict or None, further environment variables.
   """
-  if size == 1:
-    command = []
-  elif launcher == "mpi":
-    if shutil.which("mpirun") is None:
-      pytest.skip("no mpirun")
-    # Bound ranks would wait for what else is bound to the same cores.
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe",
-               "--bind-to", "none", "-np", size]
-  else:
-    if not HOROVODRUN.exists():
-      pytest.skip(f"no {HOROVODRUN}")
-    command = [HOROVODRUN, "--gloo", "-np", size]
+  command = []
+  if size > 1:
+    start = conftest.MPIRUN if launcher == "mpi" else conftest.HOROVODRUN
+    if shutil.which(start[0]) is None:
+      pytest.skip(f"no {start[0]}")
+    command = [*start, str(size)]
   run = conftest.run_script(
       f"tests/rank_programs/{program}", *args,
-      launcher=list(map(str, command)), env=env, timeout=300)
+      launcher=command, env=env, timeout=300)
   assert run.returncode == 0, run.stdout
 
 

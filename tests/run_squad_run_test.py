@@ -236,7 +236,7 @@ class KillTest:
     assert not list(tmp_path.glob("*.tmp*"))
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+@conftest.needs_mpirun
 class TwoRanksTest:
 
   def test_trains_on_two_ranks(self, tiny_model, squad_dir, tmp_path):
@@ -249,8 +249,7 @@ class TwoRanksTest:
     run = conftest.run_script(
         SCRIPT, *flags, "--do_predict", "--do_eval",
         f"--predict_file={squad_dir}/dev.json", f"--output_dir={two}",
-        launcher=["mpirun", "--allow-run-as-root", "--oversubscribe", "-np",
-                  "2"])
+        launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
     assert run.stdout.count("***** Running training *****") == 1
     assert tf.train.latest_checkpoint(str(two)).endswith("model.ckpt-15")
