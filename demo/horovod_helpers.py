@@ -63,7 +63,7 @@ _PREFIX_VARIABLES = (
 # In an exception: an exchange with other ranks has failed.
 _LOST_RANK = re.compile(
     r"HorovodInternalError|Horovod has been shut down|"
-    r"Horovod(Allreduce|Allgather|Broadcast)\b")
+    r"Horovod(Allreduce|Allgather|Broadcast)")
 
 # Of `gather_to_chief`, all ranks together.
 _ITEMS_UNDER_WAY = 64

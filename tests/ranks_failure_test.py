@@ -143,15 +143,15 @@ class KilledRankTest:
     job = Job([sys.executable, "-m", "demo.launch", "-np", "2", "--restarts",
                "1", "--",
                *classifier(tiny_model, sst2_dir, output_dir,
-                           "--num_train_epochs=10")[1:]], tmp_path)
-    job.wait_for_checkpoint(40)
+                           "--num_train_epochs=5")[1:]], tmp_path)
+    job.wait_for_checkpoint(20)
     job.ranks()[1].kill()
     status, log = job.end(240)
     assert status == 0, log
     assert "launch: rank 1 on " in log and "(Killed)" in log
     assert re.search(r"Start 2 of 2, from model.ckpt-\d+", log), log
     assert re.search(r"Going on from step [1-9]\d*\.", log), log
-    assert latest_step(output_dir) == 160  # 256 * 10 / 8 / 2
+    assert latest_step(output_dir) == 80  # 256 * 5 / 8 / 2
 
 
 class StopTest:

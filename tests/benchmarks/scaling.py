@@ -41,11 +41,17 @@ def define_flags():
   flags.DEFINE_string("result", None, "Set by the program for its ranks.")
 
 
-def bytes_per_step(graph):
-  """What a rank hands to Horovod in a step (dict op -> bytes)."""
-  return {
-      op.name: op.inputs[0].shape.num_elements() * op.inputs[0].dtype.size
-      for op in graph.get_operations() if op.type == "HorovodAllreduce"}
+def bytes_of_gradients(graph):
+  """What a rank hands to Horovod in a step: variable -> bytes."""
+  # Horovod puts each exchange into a function of its own.
+  types = {node.attr["T"].type
+           for function in graph.as_graph_def().library.function
+           for node in function.node_def if node.op == "HorovodAllreduce"}
+  size = max((tf.dtypes.as_dtype(x).size for x in types), default=0)
+  trained = {var.op.name for var in tf.compat.v1.global_variables()}
+  return {var.op.name: size * var.shape.num_elements()
+          for var in tf.compat.v1.trainable_variables()
+          if f"{var.op.name}/adam_m" in trained}
 
 
 def run_rank():
@@ -77,14 +83,13 @@ def run_rank():
       seconds = time.perf_counter() - start
       cpu = time.process_time() - cpu
     if horovod_helpers.is_chief():
-      sent = bytes_per_step(graph)
-      table = sum(value for name, value in sent.items()
-                  if "word_embeddings" in name)
+      sent = bytes_of_gradients(graph)
       pathlib.Path(FLAGS.result).write_text(json.dumps({
           "examples_per_second": FLAGS.steps * FLAGS.batch_size / seconds,
           "cpu_seconds_per_step_and_rank": cpu / FLAGS.steps,
           "bytes_per_step": sum(sent.values()),
-          "bytes_of_the_word_table": table,
+          "bytes_of_the_word_table": sent[
+              "bert/embeddings/word_embeddings"],
           "bytes_of_its_rows_unmerged": batch * FLAGS.seq_length * (
               config.hidden_size * 4 + 8),
           "bytes_of_trainable_variables": sum(
