@@ -346,7 +346,7 @@ def gather(value, name="gather"):
   """
   if not horovod_enabled():
     return [value]
-  with tf.init_scope(), tf.device("CPU:0"):
+  with tf.device("CPU:0"):
     return hvd.allgather_object(value, name=name)
 
 

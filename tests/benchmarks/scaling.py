@@ -75,11 +75,9 @@ def run_rank():
         config=horovod_helpers.session_config()) as session:
       for _ in range(3):
         session.run(train_op)
-      horovod_helpers.barrier()
       start, cpu = time.perf_counter(), time.process_time()
       for _ in range(FLAGS.steps):
         session.run(train_op)
-      horovod_helpers.barrier()
       seconds = time.perf_counter() - start
       cpu = time.process_time() - cpu
     if horovod_helpers.is_chief():
