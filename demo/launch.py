@@ -178,13 +178,13 @@ def _mpirun(options, environment, cores_per_rank):
   if options.hosts:
     command += ["-H", ",".join(f"{h.name}:{h.slots}" for h in options.hosts)]
   if cores_per_rank is None:
-    # A rank that waits lets others work.
-    command += ["--oversubscribe", "--bind-to", "none", "--mca",
-                "mpi_yield_when_idle", "1"]
+    command += ["--oversubscribe", "--bind-to", "none"]
   elif options.bind == "none":
     command += ["--bind-to", "none"]
   else:
     command += ["--map-by", f"slot:PE={cores_per_rank}", "--bind-to", "core"]
+  # A rank that waits lets others work.
+  command += ["--mca", "mpi_yield_when_idle", "1"]
   if options.interface:
     for layer in ("btl", "oob"):
       command += ["--mca", f"{layer}_tcp_if_include", options.interface]

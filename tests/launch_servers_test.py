@@ -127,7 +127,7 @@ class TwoServersTest:
         f"--ssh_args=-i {tmp_path}/key -o StrictHostKeyChecking=no "
         f"-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
         # Both servers have the same cores.
-        "--bind", "none", "--mpi_args=--mca mpi_yield_when_idle 1",
+        "--bind", "none",
         f"--log_dir={tmp_path}/logs", "-x", "PYTHONPATH", "--",
         "run_classifier.py", "--task_name=sst2", "--do_train", "--do_eval",
         f"--data_dir={sst2_dir}", f"--output_dir={output_dir}", "--cpu_only",
