@@ -922,7 +922,8 @@ def main(_):
   if FLAGS.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), FLAGS)
-  _check_ranks_agree(FLAGS, train_examples, dev_sets, test_sets)
+  if horovod_helpers.horovod_enabled():
+    _check_ranks_agree(FLAGS, train_examples, dev_sets, test_sets)
   model_fn = model_fn_builder(
       bert_config, num_labels, FLAGS.init_checkpoint,
       estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
@@ -944,21 +945,14 @@ def main(_):
 
 def _check_ranks_agree(args, train_examples, dev_sets, test_sets):
   """Refuses a run whose ranks don't work on the same."""
-  if not horovod_helpers.horovod_enabled():
-    return
   compared = {"train on": train_examples}
   if prediction_helpers.is_distributed(args):
     for suffix in ("", "_mismatched"):
       compared[f"evaluate{suffix}"] = dev_sets.get(suffix)
       compared[f"predict{suffix}"] = test_sets.get(suffix)
-  script_helpers.check_ranks_agree(
-      args,
-      {"--vocab_file": args.vocab_file,
-       "--bert_config_file": args.bert_config_file,
-       "--init_checkpoint": checkpoint_helpers.checksum_file(
-           args.init_checkpoint)},
-      {f"What --data_dir has to {what}": _fingerprint(examples)
-       for what, examples in compared.items()})
+  script_helpers.check_ranks_agree(args, {}, {
+      f"What --data_dir has to {what}": _fingerprint(examples)
+      for what, examples in compared.items()})
 
 
 def _fingerprint(examples):

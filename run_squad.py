@@ -1109,7 +1109,8 @@ def main(_):
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
           modeling.get_assignment_map_from_checkpoint)
-    _check_ranks_agree(FLAGS)
+    if horovod_helpers.horovod_enabled():
+      _check_ranks_agree(FLAGS)
     if FLAGS.do_train:
       _train(FLAGS, bert_config, pool)
     if predict_examples:
@@ -1120,11 +1121,7 @@ def main(_):
 
 def _check_ranks_agree(args):
   """Refuses a run whose ranks don't work on the same."""
-  files = {
-      "--vocab_file": args.vocab_file,
-      "--bert_config_file": args.bert_config_file,
-      "--init_checkpoint": checkpoint_helpers.checksum_file(
-          args.init_checkpoint)}
+  files = {}
   if args.do_train:
     files["--train_file"] = args.train_file
   if args.do_predict and prediction_helpers.is_distributed(args):

@@ -209,12 +209,8 @@ def comm_local_rank():
 
 def _place(what, alone):
   """What the launcher's variables say; `alone` (int) without a launcher."""
-  for names in _LAUNCHERS:
-    if os.environ.get(names["size"]):
-      value = os.environ.get(names[what])
-      break
-  else:
-    return alone
+  names = next((x for x in _LAUNCHERS if os.environ.get(x["size"])), None)
+  value = names and os.environ.get(names[what])
   if not value:
     return alone
   if names[what] == "SLURM_STEP_TASKS_PER_NODE":
@@ -384,18 +380,8 @@ def barrier():
   Raises:
     OtherRankError: one ended on its way, see `last_words`.
   """
-  if any(_exchange_failures(None)):
+  if any(gather(None, "barrier")):
     raise OtherRankError()
-
-
-def _exchange_failures(message):
-  """Tells all ranks at a barrier what happened to this one.
-
-  Returns:
-    List by rank: (message, server) where a rank failed, None elsewhere.
-  """
-  return gather(
-      None if message is None else (message, socket.gethostname()), "barrier")
 
 
 def last_words(message):
@@ -409,24 +395,22 @@ def last_words(message):
   """
   if not horovod_enabled():
     return on_this_rank(message)
-  failures = []
+  messages = []  # By rank; None of one that waits at a barrier.
 
   def exchange():
     try:
-      failures.extend(_exchange_failures(message))
+      messages.extend(gather(message, "barrier"))
     except Exception:  # pylint: disable=broad-except
       pass  # Horovod is at its end too.
 
   thread = threading.Thread(target=exchange, daemon=True)
   thread.start()
   thread.join(_LAST_WORDS_TIMEOUT)
-  if not failures:  # The others are at work, or gone.
+  if not messages:  # The others are at work, or gone.
     return on_this_rank(message)
-  alike = [rank for rank, failure in enumerate(failures)
-           if failure and failure[0] == message]
-  if alike[0] != hvd_rank():
+  if messages.index(message) != hvd_rank():
     return None
-  return message if len(alike) == hvd_size() else on_this_rank(message)
+  return message if set(messages) == {message} else on_this_rank(message)
 
 
 def on_this_rank(message):

@@ -15,7 +15,6 @@ class PerfLoggingHook(tf.estimator.SessionRunHook):
   `Time` and the first of the two averages.
 
   Attributes:
-    mode: string, "train" or "eval".
     statistics: dict, after the run; see `statistics_of`.
 
   Source: Habana's hook of this name (its five lines); see CHANGES.
@@ -29,7 +28,7 @@ class PerfLoggingHook(tf.estimator.SessionRunHook):
       mode: string, "train" or "eval".
     """
     self._batch_size = batch_size
-    self.mode = mode
+    self._mode = mode
     self.statistics = None
 
   def begin(self):
@@ -73,7 +72,7 @@ class PerfLoggingHook(tf.estimator.SessionRunHook):
     self.statistics = statistics_of(
         time.time() - self._start_time, self._step_times, self._input_times,
         self._batch_size)
-    for line in report_lines(self.mode, self.statistics):
+    for line in report_lines(self._mode, self.statistics):
       logging.info("%s", line)
 
 
@@ -117,8 +116,8 @@ def _rate(count, seconds):
 
 def report_lines(mode, statistics):
   """The lines of `PerfLoggingHook`, from `statistics_of`."""
-  def number(value, form="%0.2f"):
-    return "n/a" if value is None else form % value
+  def number(value):
+    return "n/a" if value is None else f"{value:0.2f}"
 
   lines = [
       f"***** {mode} statistics *****",

@@ -3,7 +3,9 @@
 
 On all ranks (`--distributed_predict`) the batches are those of one rank, dealt
 out in turn. Every rank takes rank 0's variables, and rank 0 gathers what the
-ranks give and puts it in order. So the results are the same to the last bit.
+ranks give and puts it in order. So the results are the same to the last bit
+where the ranks have as many threads as the one rank: another number of threads
+may sum up a matrix product in another order.
 """
 
 import itertools
@@ -137,10 +139,7 @@ def _evaluate_on_all_ranks(args, estimator, model_fn, input_fn, num_rows, name):
   result = _metrics_over(batches, metric_fns[-1])
   step = checkpoint_helpers.steps_done(args.output_dir)
   write_summary(estimator.eval_dir(name), result, step)
-  outputs = {
-      key[len(_EVAL_OUTPUTS):]: np.concatenate([b[key] for b in batches])
-      for key in batches[0] if key.startswith(_EVAL_OUTPUTS)}
-  return {**result, "global_step": step}, outputs
+  return {**result, "global_step": step}, _shown_arrays(batches)
 
 
 def _metrics_over(batches, metric_fn):
@@ -207,6 +206,12 @@ def _shown_tensors():
           if isinstance(key, str) and key.startswith(_EVAL_OUTPUTS)}
 
 
+def _shown_arrays(batches):
+  """What `show_to_eval_hook` named, name -> array [rows, ...], of batches."""
+  return {key[len(_EVAL_OUTPUTS):]: np.concatenate([b[key] for b in batches])
+          for key in batches[0] if key.startswith(_EVAL_OUTPUTS)}
+
+
 class EvalOutputsHook(tf.estimator.SessionRunHook):
   """Keeps what the model gave for every row of an evaluation.
 
@@ -237,10 +242,7 @@ class EvalOutputsHook(tf.estimator.SessionRunHook):
 
   def end(self, session):
     self._bar.close()
-    self.outputs = {
-        key[len(_EVAL_OUTPUTS):]: np.concatenate(
-            [batch[key] for batch in self._batches])
-        for key in self._fetches}
+    self.outputs = _shown_arrays(self._batches)
 
 
 def write_summary(folder, scores, step):

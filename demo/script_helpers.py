@@ -18,6 +18,7 @@ from absl import logging
 import tensorflow as tf
 import tqdm
 
+from demo import checkpoint_helpers
 from demo import horovod_helpers
 from demo import perf_helpers
 
@@ -338,16 +339,16 @@ def _set_up_logging():
 def check_ranks_agree(args, files, values):
   """Refuses a run whose ranks were given different flags, files or programs.
 
+  Vocabulary, config, initial checkpoint and bfloat16 lists are always compared.
+
   Args:
     args: the parsed flags.
-    files: dict name -> path or None; their content is compared.
+    files: dict name -> path; their content is compared.
     values: dict name -> string, what else has to be the same.
 
   Raises:
     ValueError: names what differs, and on which rank.
   """
-  if not horovod_helpers.horovod_enabled():
-    return
   compared = {
       f"--{flag.name}": repr(flag.value)
       for module, defined in args.flags_by_module_dict().items()
@@ -357,7 +358,12 @@ def check_ranks_agree(args, files, values):
   compared[f"--output_dir on {socket.gethostname()}"] = os.path.abspath(
       args.output_dir)
   for name, path in {
-      **files, "--bf16_config_path": args.bf16_config_path}.items():
+      **files,
+      "--vocab_file": args.vocab_file,
+      "--bert_config_file": args.bert_config_file,
+      "--init_checkpoint": checkpoint_helpers.checksum_file(
+          args.init_checkpoint),
+      "--bf16_config_path": args.bf16_config_path}.items():
     compared[name] = f"sha256 {sha256(path)[:12]}" if path else "none"
   digest = hashlib.sha256()
   for folder in ("", "demo", "habana"):

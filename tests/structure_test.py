@@ -24,7 +24,9 @@ MAY_IMPORT = {
     "run_squad.py": SCRIPTS_MAY_IMPORT,
     "demo/perf_helpers.py": set(),
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
-    "demo/script_helpers.py": {"demo.horovod_helpers", "demo.perf_helpers"},
+    "demo/script_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers",
+        "demo.perf_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
