@@ -198,7 +198,7 @@ class BertModel(object):
         # Pretraining taught the first token, [CLS], to stand for the whole
         # segment (next sentence prediction).
         first_token = self.sequence_output[:, 0, :]  # [B, W]
-        self.pooled_output = _dense(
+        self.pooled_output = dense(
             first_token, config.hidden_size, tf.tanh,
             config.initializer_range, "dense")  # [B, W]
 
@@ -547,7 +547,7 @@ def attention_layer(from_tensor,
 
   def project(matrix, activation, name, seq_length):
     """Dense layer, split into heads: [B * L, W] -> [B, N, L, H]."""
-    heads = _dense(matrix, num_attention_heads * size_per_head, activation,
+    heads = dense(matrix, num_attention_heads * size_per_head, activation,
                    initializer_range, name)  # [B * L, N * H]
     heads = tf.reshape(
         heads, [batch_size, seq_length, num_attention_heads, size_per_head])
@@ -642,18 +642,18 @@ def transformer_model(input_tensor,
               batch_size=batch_size, from_seq_length=seq_length,
               to_seq_length=seq_length)  # [B * S, W]
         with tf.compat.v1.variable_scope("output"):
-          attention_output = _dense(attention_output, hidden_size, None,
+          attention_output = dense(attention_output, hidden_size, None,
                                     initializer_range, "dense")
           attention_output = dropout(attention_output, hidden_dropout_prob)
           attention_output = layer_norm(attention_output + layer_input)
 
       with tf.compat.v1.variable_scope("intermediate"):
-        intermediate_output = _dense(
+        intermediate_output = dense(
             attention_output, intermediate_size, intermediate_act_fn,
             initializer_range, "dense")  # [B * S, intermediate_size]
 
       with tf.compat.v1.variable_scope("output"):
-        layer_output = _dense(intermediate_output, hidden_size, None,
+        layer_output = dense(intermediate_output, hidden_size, None,
                               initializer_range, "dense")
         layer_output = dropout(layer_output, hidden_dropout_prob)
         layer_output = layer_norm(layer_output + attention_output)
@@ -665,8 +665,19 @@ def transformer_model(input_tensor,
   return reshape_from_matrix(layer_output, input_shape)
 
 
-def _dense(input_tensor, units, activation, initializer_range, name):
-  """Dense layer with variables `kernel` and `bias`: [n, W] -> [n, units]."""
+def dense(input_tensor, units, activation, initializer_range, name):
+  """Dense layer with variables `kernel` and `bias` in a scope of its own.
+
+  Args:
+    input_tensor: float32 [n, W].
+    units: int.
+    activation: function of a tensor, or None.
+    initializer_range: float, standard deviation of the kernel's initial values.
+    name: string, the scope.
+
+  Returns:
+    float32 [n, units].
+  """
   with tf.compat.v1.variable_scope(name):
     kernel = tf.compat.v1.get_variable(
         "kernel", [input_tensor.shape[-1], units],

@@ -47,7 +47,9 @@ def init_classifier_flags():
       "Task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, AX or XNLI, "
       "in any case, with or without the hyphen.")
   script_helpers.define_model_flags(max_seq_length=128)
+  script_helpers.define_text_flags()
   script_helpers.define_training_flags()
+  script_helpers.define_fine_tuning_flags()
   flags.DEFINE_bool("do_eval", False, "Score the dev set.")
   flags.DEFINE_bool("do_predict", False, "Predict the test set.")
   flags.DEFINE_integer("eval_batch_size", 8, "Examples per evaluation step.")
@@ -974,9 +976,6 @@ def _check_flags(args, bert_config):
   script_helpers.check_training_flags(args)
   script_helpers.check_bert_config(args.bert_config_file, bert_config)
   script_helpers.check_max_seq_length(args, bert_config, smallest=3)
-  if args.eval_batch_size < 1:
-    raise ValueError(
-        f"--eval_batch_size={args.eval_batch_size} has to be 1 or more.")
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
@@ -1093,7 +1092,9 @@ def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):
     if not label_list:
       result.update(eval_pearson=scores["pearson"],
                     eval_spearman=scores["spearman"])
-    _write_eval_results(args, suffix, result)
+    prediction_helpers.write_eval_results(
+        os.path.join(args.output_dir, f"eval_results{suffix}.txt"), result,
+        f"Eval results{suffix.replace('_', ' ')}")
     for metric, value in scores.items():
       logging.info("  %s = %.4f", metric, value)
     step = int(result["global_step"])
@@ -1120,17 +1121,6 @@ def _scores(task, label_list, outputs):
   predicted_ids = np.argmax(probabilities, axis=-1)
   return (metrics.classification_scores(task, label_ids, predicted_ids),
           metrics.class_report(label_ids, predicted_ids, label_list))
-
-
-def _write_eval_results(args, suffix, result):
-  """eval_results.txt in upstream's form: `key = value`, sorted."""
-  logging.info("***** Eval results%s *****", suffix.replace("_", " "))
-  lines = [f"{key} = {result[key]}" for key in sorted(result)]
-  for line in lines:
-    logging.info("  %s", line)
-  script_helpers.write_text(
-      os.path.join(args.output_dir, f"eval_results{suffix}.txt"),
-      "".join(line + "\n" for line in lines))
 
 
 def _predict(args, estimator, test_sets, label_list, tokenizer):

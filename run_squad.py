@@ -63,7 +63,9 @@ _NO_ANSWER_ODDS = 1000000.0
 def init_squad_flags():
   """Defines the script's flags: upstream's, then those added here."""
   script_helpers.define_model_flags(max_seq_length=384)
+  script_helpers.define_text_flags()
   script_helpers.define_training_flags()
+  script_helpers.define_fine_tuning_flags()
   flags.DEFINE_string(
       "train_file", None, "SQuAD JSON file to train on.")
   flags.DEFINE_string(

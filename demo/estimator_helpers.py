@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """What the Estimator scripts share: run configuration and training."""
 
+import collections
 import json
 import os
 import signal
@@ -18,6 +19,10 @@ from demo import checkpoint_helpers
 from demo import horovod_helpers
 from demo import perf_helpers
 from demo import script_helpers
+
+# Prefix of the graph collections through which a model_fn shows scores to
+# ProgressHook.
+_SHOWN_SCORES = "shown_scores/"
 
 
 def run_config(args, keep_checkpoint_max=5):
@@ -129,14 +134,13 @@ def training_steps(num_examples, args):
         f"each needs one at least.")
   steps = int(num_examples / args.train_batch_size *
               args.num_train_epochs)
-  warmup = int(steps * args.warmup_proportion)
   if steps // size < 1:
     raise ValueError(
         f"{num_examples} training examples make less than one step with "
         f"--train_batch_size={args.train_batch_size}, "
         f"--num_train_epochs={args.num_train_epochs} and {size} "
         f"rank(s). Use a smaller batch or more epochs.")
-  return steps // size, warmup // size
+  return steps // size, int(steps * args.warmup_proportion) // size
 
 
 def effective_learning_rate(args):
@@ -161,7 +165,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     args: the parsed flags.
     estimator: TPUEstimator.
     input_fn: function of params, the records of this rank.
-    num_examples: int, training examples of all ranks, for the log.
+    num_examples: int, training examples of all ranks, for the log; None
+      where nobody has counted them.
     num_train_steps: int, step at which the training ends.
     rate_collection: string, graph collection with the learning rate.
     first_synapse_step: int, see `horovod_helpers.synapse_hooks`.
@@ -171,7 +176,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   """
   total_batch_size = args.train_batch_size * horovod_helpers.hvd_size()
   logging.info("***** Running training *****")
-  logging.info("  Num examples = %d", num_examples)
+  if num_examples is not None:
+    logging.info("  Num examples = %d", num_examples)
   logging.info("  Batch size = %d per rank, %d in total",
                args.train_batch_size, total_batch_size)
   logging.info("  Num steps = %d", num_train_steps)
@@ -303,12 +309,24 @@ class _FirstCheckpointListener(tf.estimator.CheckpointSaverListener):
     self._saver.set_last_checkpoints_with_time([(path, now) for path in paths])
 
 
+def show_in_progress(**scores):
+  """For a model_fn: names scalars that TensorBoard and `ProgressHook` show.
+
+  Args:
+    **scores: float32 scalar tensors, of one batch.
+  """
+  for name, tensor in scores.items():
+    tf.compat.v1.summary.scalar(name, tensor)
+    tf.compat.v1.add_to_collection(_SHOWN_SCORES + name, tensor)
+
+
 class ProgressHook(tf.estimator.SessionRunHook):
   """Shows loss, learning rate, examples/s and remaining time of a training.
 
   On a terminal a bar that moves with every step, and a line at the end;
   elsewhere a line after the first step, every `log_steps` steps and at the end.
-  The loss of a line is the mean of the last `log_steps` steps at most.
+  The loss and other scores (`show_in_progress`) of a line are the means of the
+  last `log_steps` steps at most.
   """
 
   def __init__(self, num_train_steps, batch_size, log_steps, rate_collection):
@@ -326,9 +344,15 @@ class ProgressHook(tf.estimator.SessionRunHook):
     self._log_steps = log_steps
 
   def begin(self):
+    graph = tf.compat.v1.get_default_graph()
+    scores = collections.OrderedDict(
+        loss=graph.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1])
+    for key in graph.get_all_collection_keys():
+      if isinstance(key, str) and key.startswith(_SHOWN_SCORES):
+        scores[key[len(_SHOWN_SCORES):]] = graph.get_collection(key)[-1]
     self._fetches = {
-        "loss": tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1],
-        "rate": tf.compat.v1.get_collection(self._rate_collection)[-1]}
+        "rate": graph.get_collection(self._rate_collection)[-1],
+        "scores": scores}
     self._global_step = tf.compat.v1.train.get_global_step()
 
   def after_create_session(self, session, coord):
@@ -338,7 +362,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
     self._bar.update(self._step)
     if self._step:
       logging.info("Going on from step %d.", self._step)
-    self._losses = []
+    self._scores = []  # Dicts, of the steps since the last line.
     self._first_step = self._step + 1
     self._last_time = time.monotonic()
     self._last_step = self._step
@@ -348,11 +372,11 @@ class ProgressHook(tf.estimator.SessionRunHook):
 
   def after_run(self, run_context, run_values):
     self._step += 1
-    self._losses.append(float(run_values.results["loss"]))
+    self._scores.append(run_values.results["scores"])
     rate = float(run_values.results["rate"])
     if not self._bar.disable:
       self._bar.set_postfix_str(
-          f"loss {self._losses[-1]:.4f}, rate {rate:.3g}, "
+          f"loss {self._scores[-1]['loss']:.4f}, rate {rate:.3g}, "
           f"{self._throughput()}", refresh=False)
       self._bar.update()
     is_due = (self._step == self._first_step or
@@ -370,15 +394,18 @@ class ProgressHook(tf.estimator.SessionRunHook):
     remaining = self._num_train_steps - self._step
     now = time.monotonic()
     seconds = (now - self._last_time) / max(self._step - self._last_step, 1)
+    recent = self._scores[-self._log_steps:]
+    scores = "  ".join(
+        f"{name} {np.mean([scores[name] for scores in recent]):.4f}"
+        for name in recent[-1])
     line = (f"step {self._step}/{self._num_train_steps} "
             f"({100.0 * self._step / self._num_train_steps:.0f} %)  "
-            f"loss {np.mean(self._losses[-self._log_steps:]):.4f}  "
-            f"learning rate {rate:.3g}")
+            f"{scores}  learning rate {rate:.3g}")
     if self._step > self._first_step:
       line += (f"  {self._throughput()}  remaining "
                f"{duration(remaining * seconds)}")
     logging.info("%s", line)
-    self._losses = []
+    self._scores = []
     self._last_time, self._last_step = now, self._step
 
   def _throughput(self):

@@ -10,6 +10,7 @@ may sum up a matrix product in another order.
 
 import itertools
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
@@ -103,7 +104,7 @@ def evaluate(args, estimator, model_fn, input_fn, num_rows, name):
   outputs_hook = EvalOutputsHook(num_batches)
   perf_hook = horovod_helpers.PerfLoggingHook(args.eval_batch_size, "eval")
   result = estimator.evaluate(
-      input_fn=input_fn, steps=num_batches if args.use_tpu else None,
+      input_fn=input_fn, steps=num_batches,
       hooks=[perf_hook, outputs_hook], name=name)
   estimator_helpers.write_perf(
       args, perf_hook, _perf_name("eval", name), ranks=1)
@@ -243,6 +244,21 @@ class EvalOutputsHook(tf.estimator.SessionRunHook):
   def end(self, session):
     self._bar.close()
     self.outputs = _shown_arrays(self._batches)
+
+
+def write_eval_results(path, result, title):
+  """Logs the results of an evaluation and writes them as `key = value` lines.
+
+  Args:
+    path: string, the file.
+    result: dict name -> number.
+    title: string, for the log.
+  """
+  logging.info("***** %s *****", title)
+  lines = [f"{key} = {result[key]}" for key in sorted(result)]
+  for line in lines:
+    logging.info("  %s", line)
+  script_helpers.write_text(path, "".join(line + "\n" for line in lines))
 
 
 def write_summary(folder, scores, step):

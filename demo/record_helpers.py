@@ -90,19 +90,29 @@ def dataset(input_file, name_to_features, batch_size, is_training,
   Returns:
     tf.data.Dataset of dicts name -> tensor [B, ...]; int64 is cast to int32.
   """
-
-  def parse_batch(records):
-    """Serialized examples [B] to a dict of tensors; TPUs have no int64."""
-    batch = tf.io.parse_example(records, name_to_features)
-    return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-            for name, value in batch.items()}
-
   d = tf.data.TFRecordDataset(input_file)
   if is_training:
     d = horovod_helpers.shard(d).repeat().shuffle(buffer_size=100)
   d = d.batch(batch_size, drop_remainder=drop_remainder)
-  # Parsed batch by batch, which takes a fraction of the time of row by row.
-  return d.map(parse_batch).prefetch(tf.data.AUTOTUNE)
+  # Decoded batch by batch, which takes a fraction of the time of row by row.
+  return d.map(lambda records: decode(records, name_to_features)).prefetch(
+      tf.data.AUTOTUNE)
+
+
+def decode(records, name_to_features):
+  """Takes serialized examples apart.
+
+  Args:
+    records: string tensor, [] or [B].
+    name_to_features: dict name -> tf.io.FixedLenFeature.
+
+  Returns:
+    Dict name -> tensor [...] or [B, ...]; int64 is cast to int32, since TPUs
+    have no other.
+  """
+  batch = tf.io.parse_example(records, name_to_features)
+  return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+          for name, value in batch.items()}
 
 
 def origin(files, values):

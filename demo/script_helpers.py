@@ -52,7 +52,7 @@ _HASH_BLOCK = 1 << 20  # Bytes.
 
 
 def define_model_flags(max_seq_length):
-  """Defines the flags of model and text that upstream's scripts share.
+  """Defines the flags of the model that upstream's training scripts share.
 
   Args:
     max_seq_length: int, the script's default.
@@ -62,38 +62,48 @@ def define_model_flags(max_seq_length):
       "bert_config_file", None,
       "JSON file with the model's sizes (bert_config.json).")
   flags.DEFINE_string(
-      "vocab_file", None, "Vocabulary that the model was trained with.")
-  flags.DEFINE_string(
       "output_dir", None, "Folder for checkpoints and results.")
   flags.DEFINE_string(
       "init_checkpoint", None,
       "Checkpoint to start from, as a rule a pretrained model "
       "(.../bert_model.ckpt).")
-  flags.DEFINE_bool(
-      "do_lower_case", True,
-      "Lower-case the text: True for uncased models, False for cased ones.")
   flags.DEFINE_integer(
       "max_seq_length", max_seq_length,
       "Tokens that the model is given at a time; shorter examples are padded, "
       "longer ones cut (questions: the text into windows).")
 
 
+def define_text_flags():
+  """Defines the flags of scripts that read text."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_string(
+      "vocab_file", None, "Vocabulary that the model was trained with.")
+  flags.DEFINE_bool(
+      "do_lower_case", True,
+      "Lower-case the text: True for uncased models, False for cased ones.")
+
+
 def define_training_flags():
-  """Defines the flags of training that upstream's fine-tuning scripts share."""
+  """Defines the flags of training that upstream's training scripts share."""
   flags.disclaim_key_flags()
   flags.DEFINE_bool("do_train", False, "Train.")
   flags.DEFINE_integer(
       "train_batch_size", 32, "Examples per training step and rank.")
+  flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
+  flags.DEFINE_integer(
+      "save_checkpoints_steps", 1000, "Steps between two checkpoints.")
+
+
+def define_fine_tuning_flags():
+  """Defines the flags that upstream's two fine-tuning scripts share."""
+  flags.disclaim_key_flags()
   flags.DEFINE_integer(
       "predict_batch_size", 8, "Examples per prediction step.")
-  flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
   flags.DEFINE_float("num_train_epochs", 3.0, "Passes over the training data.")
   flags.DEFINE_float(
       "warmup_proportion", 0.1,
       "Share of the steps over which the learning rate rises from 0; 0.1 is "
       "10 %.")
-  flags.DEFINE_integer(
-      "save_checkpoints_steps", 1000, "Steps between two checkpoints.")
 
 
 def define_tpu_flags():
@@ -359,8 +369,8 @@ def check_ranks_agree(args, files, values):
       args.output_dir)
   for name, path in {
       **files,
-      "--vocab_file": args.vocab_file,
-      "--bert_config_file": args.bert_config_file,
+      "--vocab_file": flag_value(args, "vocab_file"),
+      "--bert_config_file": flag_value(args, "bert_config_file"),
       "--init_checkpoint": checkpoint_helpers.checksum_file(
           args.init_checkpoint),
       "--bf16_config_path": args.bf16_config_path}.items():
@@ -416,32 +426,41 @@ def check_input_files(args):
     ValueError: names flag and file.
   """
   for name in ("bert_config_file", "vocab_file"):
-    path = getattr(args, name)
+    path = flag_value(args, name)
+    if path is None:
+      continue
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
       raise ValueError(f"--{name}={path} is not there: give the file that came "
                        f"with the model.")
 
 
+def flag_value(args, name):
+  """The value of a flag; None where the script doesn't have it."""
+  return getattr(args, name) if name in args else None
+
+
 def check_training_flags(args):
-  """Refuses values that the flags of `define_training_flags` can't have.
+  """Refuses values that the flags of training and evaluation can't have.
 
   Args:
-    args: the parsed flags.
+    args: the parsed flags; those that the script has are looked at.
 
   Raises:
     ValueError: names the flag, its value and the values that it takes.
   """
-  for name, fits, expected in (
-      ("train_batch_size", args.train_batch_size >= 1, "1 or more"),
-      ("predict_batch_size", args.predict_batch_size >= 1, "1 or more"),
-      ("save_checkpoints_steps", args.save_checkpoints_steps >= 1, "1 or more"),
-      ("iterations_per_loop", args.iterations_per_loop >= 1, "1 or more"),
-      ("learning_rate", 0 < args.learning_rate < math.inf, "above 0"),
-      ("num_train_epochs", 0 < args.num_train_epochs < math.inf, "above 0"),
-      ("warmup_proportion", 0 <= args.warmup_proportion <= 1, "0 to 1")):
-    if not fits:
-      raise ValueError(
-          f"--{name}={getattr(args, name)} has to be {expected}.")
+  for names, fits, expected in (
+      (("train_batch_size", "eval_batch_size", "predict_batch_size",
+        "save_checkpoints_steps", "iterations_per_loop", "num_train_steps",
+        "max_eval_steps", "max_predictions_per_seq"),
+       lambda value: value >= 1, "1 or more"),
+      (("num_warmup_steps",), lambda value: value >= 0, "0 or more"),
+      (("learning_rate", "num_train_epochs"),
+       lambda value: 0 < value < math.inf, "above 0"),
+      (("warmup_proportion",), lambda value: 0 <= value <= 1, "0 to 1")):
+    for name in names:
+      value = flag_value(args, name)
+      if value is not None and not fits(value):
+        raise ValueError(f"--{name}={value} has to be {expected}.")
   if args.profile_steps:
     perf_helpers.parse_profile_steps(args.profile_steps)
 
