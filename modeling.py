@@ -19,6 +19,7 @@ import copy
 import json
 import math
 import re
+from typing import List
 
 import numpy as np
 import tensorflow as tf
@@ -37,18 +38,11 @@ class BertConfig(object):
   Source: upstream symbol, unchanged.
   """
 
-  def __init__(self,
-               vocab_size,
-               hidden_size=768,
-               num_hidden_layers=12,
-               num_attention_heads=12,
-               intermediate_size=3072,
-               hidden_act="gelu",
-               hidden_dropout_prob=0.1,
-               attention_probs_dropout_prob=0.1,
-               max_position_embeddings=512,
-               type_vocab_size=16,
-               initializer_range=0.02):
+  def __init__(
+      self, vocab_size, hidden_size=768, num_hidden_layers=12,
+      num_attention_heads=12, intermediate_size=3072, hidden_act="gelu",
+      hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+      max_position_embeddings=512, type_vocab_size=16, initializer_range=0.02):
     """Takes the values as they are.
 
     Args:
@@ -202,23 +196,23 @@ class BertModel(object):
             first_token, config.hidden_size, tf.tanh,
             config.initializer_range, "dense")  # [B, W]
 
-  def get_pooled_output(self):
+  def get_pooled_output(self) -> tf.Tensor:
     """Returns float32 [B, W], one vector per row."""
     return self.pooled_output
 
-  def get_sequence_output(self):
+  def get_sequence_output(self) -> tf.Tensor:
     """Returns float32 [B, S, W], the last layer."""
     return self.sequence_output
 
-  def get_all_encoder_layers(self):
+  def get_all_encoder_layers(self) -> List[tf.Tensor]:
     """Returns the list of all layers' outputs, float32 [B, S, W] each."""
     return self.all_encoder_layers
 
-  def get_embedding_output(self):
+  def get_embedding_output(self) -> tf.Tensor:
     """Returns float32 [B, S, W], what enters the first layer."""
     return self.embedding_output
 
-  def get_embedding_table(self):
+  def get_embedding_table(self) -> tf.Variable:
     """Returns the word embedding variable, float32 [V, W]."""
     return self.embedding_table
 
@@ -364,12 +358,9 @@ def create_initializer(initializer_range=0.02):
   return tf.compat.v1.truncated_normal_initializer(0.0, initializer_range)
 
 
-def embedding_lookup(input_ids,
-                     vocab_size,
-                     embedding_size=128,
-                     initializer_range=0.02,
-                     word_embedding_name="word_embeddings",
-                     use_one_hot_embeddings=False):
+def embedding_lookup(
+    input_ids, vocab_size, embedding_size=128, initializer_range=0.02,
+    word_embedding_name="word_embeddings", use_one_hot_embeddings=False):
   """Looks up the embedding vectors of ids.
 
   Args:
@@ -403,16 +394,13 @@ def embedding_lookup(input_ids,
   return (output, embedding_table)
 
 
-def embedding_postprocessor(input_tensor,
-                            use_token_type=False,
-                            token_type_ids=None,
-                            token_type_vocab_size=16,
-                            token_type_embedding_name="token_type_embeddings",
-                            use_position_embeddings=True,
-                            position_embedding_name="position_embeddings",
-                            initializer_range=0.02,
-                            max_position_embeddings=512,
-                            dropout_prob=0.1):
+def embedding_postprocessor(
+    input_tensor, use_token_type=False, token_type_ids=None,
+    token_type_vocab_size=16,
+    token_type_embedding_name="token_type_embeddings",
+    use_position_embeddings=True,
+    position_embedding_name="position_embeddings", initializer_range=0.02,
+    max_position_embeddings=512, dropout_prob=0.1):
   """Adds segment and position embeddings, then layer norm and dropout.
 
   Args:
@@ -490,20 +478,12 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
   return tf.ones([batch_size, from_shape[1], 1], tf.float32) * to_mask
 
 
-def attention_layer(from_tensor,
-                    to_tensor,
-                    attention_mask=None,
-                    num_attention_heads=1,
-                    size_per_head=512,
-                    query_act=None,
-                    key_act=None,
-                    value_act=None,
-                    attention_probs_dropout_prob=0.0,
-                    initializer_range=0.02,
-                    do_return_2d_tensor=False,
-                    batch_size=None,
-                    from_seq_length=None,
-                    to_seq_length=None):
+def attention_layer(
+    from_tensor, to_tensor, attention_mask=None, num_attention_heads=1,
+    size_per_head=512, query_act=None, key_act=None, value_act=None,
+    attention_probs_dropout_prob=0.0, initializer_range=0.02,
+    do_return_2d_tensor=False, batch_size=None, from_seq_length=None,
+    to_seq_length=None):
   """Multi-headed attention from one sequence to another (or to itself).
 
   Args:
@@ -580,17 +560,11 @@ def attention_layer(from_tensor,
   return tf.reshape(context_layer, [batch_size, from_seq_length, width])
 
 
-def transformer_model(input_tensor,
-                      attention_mask=None,
-                      hidden_size=768,
-                      num_hidden_layers=12,
-                      num_attention_heads=12,
-                      intermediate_size=3072,
-                      intermediate_act_fn=gelu,
-                      hidden_dropout_prob=0.1,
-                      attention_probs_dropout_prob=0.1,
-                      initializer_range=0.02,
-                      do_return_all_layers=False):
+def transformer_model(
+    input_tensor, attention_mask=None, hidden_size=768, num_hidden_layers=12,
+    num_attention_heads=12, intermediate_size=3072, intermediate_act_fn=gelu,
+    hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
+    initializer_range=0.02, do_return_all_layers=False):
   """The encoder: self-attention and feed-forward, layer upon layer.
 
   Args:
