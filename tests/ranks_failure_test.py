@@ -271,44 +271,56 @@ def files(folder, names):
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1"}
 
 
+def assert_one_ranks_bytes(script, names, ranks, folder, *flags):
+  """--distributed_predict leaves the files that one rank alone leaves.
+
+  Args:
+    script: string.
+    names: list of string, the files to compare.
+    ranks: int.
+    folder: empty folder; the output folders are `one` and `many` in it.
+    *flags: the command line.
+
+  Returns:
+    Dict name -> content.
+  """
+  found = []
+  for name, launcher, more in (
+      ("one", [], []),
+      ("many", [*MPIRUN, str(ranks)], ["--distributed_predict"])):
+    run = conftest.run_script(
+        script, f"--output_dir={folder}/{name}", "--cpu_only",
+        "--random_seed=1", *flags, *more, launcher=launcher, env=ONE_THREAD)
+    assert run.returncode == 0, run.stdout
+    found.append(files(folder / name, names))
+  assert found[0] == found[1]
+  return found[0]
+
+
 class DistributedPredictTest:
 
   def test_classifier_gives_one_ranks_bytes(
       self, tiny_model, sst2_dir, tmp_path):
-    found = []
-    for launcher, flags in (([], []),
-                            ([*MPIRUN, "3"], ["--distributed_predict"])):
-      output_dir = tmp_path / str(len(found))
-      run = conftest.run_script(
-          "run_classifier.py", "--task_name=sst2", "--do_eval", "--do_predict",
-          "--detailed_results", f"--data_dir={sst2_dir}", "--cpu_only",
-          f"--output_dir={output_dir}", "--random_seed=1", *flags,
-          *tiny_model.flags(), launcher=launcher, env=ONE_THREAD)
-      assert run.returncode == 0, run.stdout
-      found.append(files(output_dir, (
-          "eval_results.txt", "test_results.tsv", "predictions.tsv",
-          "eval_metrics.json")))
-      scores = conftest.events(output_dir / "eval")
+    assert_one_ranks_bytes(
+        "run_classifier.py",
+        ["eval_results.txt", "test_results.tsv", "predictions.tsv",
+         "eval_metrics.json"], 3, tmp_path, "--task_name=sst2", "--do_eval",
+        "--do_predict", "--detailed_results", f"--data_dir={sst2_dir}",
+        *tiny_model.flags())
+    for name in ("one", "many"):
+      scores = conftest.events(tmp_path / name / "eval")
       assert {"eval_loss", "loss", "eval_accuracy"} <= set(scores)
-    assert found[0] == found[1]
     counts = [sum(1 for _ in tf.data.TFRecordDataset(
-        str(tmp_path / f"1/eval.tf_record_{rank}"))) for rank in range(3)]
+        str(tmp_path / f"many/eval.tf_record_{rank}"))) for rank in range(3)]
     assert counts == [18, 16, 16]  # 50 rows, batches of 8 dealt out in turn.
 
   def test_squad_gives_one_ranks_bytes(self, tiny_model, squad_dir, tmp_path):
-    found = []
-    for launcher, flags in (([], []),
-                            ([*MPIRUN, "2"], ["--distributed_predict"])):
-      output_dir = tmp_path / str(len(found))
-      run = conftest.run_script(
-          "run_squad.py", "--do_predict", "--do_eval", "--write_offsets",
-          f"--predict_file={squad_dir}/dev2.json", "--doc_stride=8",
-          "--version_2_with_negative", "--max_query_length=10", "--cpu_only",
-          f"--output_dir={output_dir}", "--random_seed=1", *flags,
-          *tiny_model.flags(), launcher=launcher, env=ONE_THREAD)
-      assert run.returncode == 0, run.stdout
-      found.append(files(output_dir, (
-          "predictions.json", "nbest_predictions.json", "null_odds.json",
-          "nbest_offsets.json", "eval_results.json")))
-    assert found[0] == found[1]
-    assert len(json.loads(found[0]["predictions.json"])) == 80
+    found = assert_one_ranks_bytes(
+        "run_squad.py",
+        ["predictions.json", "nbest_predictions.json", "null_odds.json",
+         "nbest_offsets.json", "eval_results.json"], 2, tmp_path,
+        "--do_predict", "--do_eval", "--write_offsets", "--doc_stride=8",
+        f"--predict_file={squad_dir}/dev2.json", "--version_2_with_negative",
+        "--max_query_length=10", *tiny_model.flags())
+    assert len(json.loads(found["predictions.json"])) == 80
+

@@ -19,14 +19,11 @@ import time
 
 from absl import app
 from absl import flags
-import numpy as np
 import tensorflow as tf
 
 from demo import horovod_helpers
 from demo import launch
-import modeling
-import optimization
-import run_classifier
+from tests.benchmarks import model
 
 FLAGS = flags.FLAGS
 
@@ -59,17 +56,10 @@ def run_rank():
   horovod_helpers.start_ranks(False, cpu_only=True,
                               fp16_allreduce=FLAGS.fp16_allreduce)
   batch = FLAGS.batch_size // horovod_helpers.hvd_size()
-  config = modeling.BertConfig(
-      30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12,
-      intermediate_size=1536, type_vocab_size=2)
-  rng = np.random.RandomState(horovod_helpers.hvd_rank())
+  config = model.config_of_size(384, 6)
   with tf.Graph().as_default() as graph:
-    ids = tf.constant(
-        rng.randint(1000, 30000, [batch, FLAGS.seq_length]), tf.int32)
-    loss, _, _, _ = run_classifier.create_model(
-        config, True, ids, tf.ones_like(ids), tf.zeros_like(ids),
-        tf.zeros([batch], tf.int32), 2, False)
-    train_op = optimization.create_optimizer(loss, 1e-5, 1000, 100, False)
+    train_op = model.train_op(config, batch, FLAGS.seq_length,
+                              seed=horovod_helpers.hvd_rank())
     with tf.compat.v1.train.MonitoredTrainingSession(
         hooks=horovod_helpers.broadcast_hooks(),
         config=horovod_helpers.session_config()) as session:

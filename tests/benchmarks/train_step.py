@@ -17,13 +17,10 @@ import time
 
 from absl import app
 from absl import flags
-import numpy as np
 import tensorflow as tf
 
 from demo import horovod_helpers
-import modeling
-import optimization
-import run_classifier
+from tests.benchmarks import model
 
 FLAGS = flags.FLAGS
 
@@ -53,16 +50,9 @@ def flops_per_example(config, seq_length):
 
 def main(_):
   batch, length, width = FLAGS.batch_size, FLAGS.seq_length, FLAGS.hidden_size
-  config = modeling.BertConfig(
-      30522, hidden_size=width, num_hidden_layers=FLAGS.num_hidden_layers,
-      num_attention_heads=12, intermediate_size=4 * width, type_vocab_size=2)
-  rng = np.random.RandomState(1)
+  config = model.config_of_size(width, FLAGS.num_hidden_layers)
   with tf.Graph().as_default():
-    ids = tf.constant(rng.randint(1000, 30000, [batch, length]), tf.int32)
-    loss, _, _, _ = run_classifier.create_model(
-        config, True, ids, tf.ones_like(ids), tf.zeros_like(ids),
-        tf.zeros([batch], tf.int32), 2, False)
-    train_op = optimization.create_optimizer(loss, 1e-5, 1000, 100, False)
+    train_op = model.train_op(config, batch, length, seed=1)
     left = tf.Variable(tf.random.normal([batch * length, width]))
     right = tf.Variable(tf.random.normal([width, 4 * width]))
     product = tf.matmul(left, right).op
