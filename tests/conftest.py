@@ -172,6 +172,28 @@ def squad_dir(tmp_path_factory):
   return folder
 
 
+def corpus(num_documents, seed):
+  """Text in which words and sentences depend on each other.
+
+  Each document is about one thing, and what is said of a thing is the same in
+  every document.
+
+  Returns:
+    string, a sentence a line, a blank line after each document.
+  """
+  rng = np.random.RandomState(seed)
+  said = {"film": "good", "book": "dull", "hotel": "great", "plot": "bad",
+          "food": "lovely", "room": "awful"}
+  documents = []
+  for _ in range(num_documents):
+    thing = str(rng.choice(sorted(said)))
+    documents.append("".join(
+        f"the {thing} is {rng.choice(['very', 'quite', 'not', 'but'])} "
+        f"{said[thing]} and {said[thing]}.\n"
+        for _ in range(rng.randint(4, 9))))
+  return "\n".join(documents)
+
+
 def events(folder):
   """tag -> [(step, value)] of a folder's TensorBoard files."""
   found = {}
