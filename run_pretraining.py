@@ -168,7 +168,7 @@ def _outputs(task, labels, weights=None):
 def _accuracy(predicted, truth, weights):
   """Share of a batch's predictions that are true (float32 scalar)."""
   return tf.math.divide_no_nan(
-      tf.reduce_sum(weights * tf.cast(predicted == truth, tf.float32)),
+      tf.reduce_sum(weights * tf.cast(tf.equal(predicted, truth), tf.float32)),
       tf.reduce_sum(weights))
 
 

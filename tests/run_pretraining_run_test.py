@@ -51,13 +51,13 @@ def path(tiny_model, sst2_dir, tmp_path_factory):
   for documented, small in (
       ("--max_seq_length=128", RECORDS[0]), ("--max_seq_length=64", RECORDS[0]),
       ("--max_predictions_per_seq=20", RECORDS[1]),
-      ("--num_train_steps=1000", "--num_train_steps=200 --log_steps=50"),
-      ("--num_warmup_steps=100", "--num_warmup_steps=20"),
-      ("model.ckpt-1000", "model.ckpt-200"),
+      ("--num_train_steps=1000", "--num_train_steps=300 --log_steps=50"),
+      ("--num_warmup_steps=100", "--num_warmup_steps=30"),
+      ("model.ckpt-1000", "model.ckpt-300"),
       ("--train_batch_size=32", "--train_batch_size=16"),
-      ("--learning_rate=5e-5", "--learning_rate=5e-3"),
+      ("--learning_rate=5e-5", "--learning_rate=2e-3"),
       ("--learning_rate=2e-5", "--learning_rate=2e-3"),
-      ("--num_train_epochs=3", "--num_train_epochs=6"),
+      ("--num_train_epochs=3", "--num_train_epochs=8"),
       ("run_pretraining.py", "run_pretraining.py --cpu_only --random_seed=1 "
        "--max_eval_steps=10"),
       ("run_classifier.py", "run_classifier.py --cpu_only --random_seed=1"),
@@ -83,27 +83,27 @@ class PathTest:
     before = results(path[0] / "before")
     after = results(path[0] / "pretrained")
     assert list(after) == sorted(["global_step", "loss", *SCORES])
-    assert after["global_step"] == 200 and before["global_step"] == 0
+    assert after["global_step"] == 300 and before["global_step"] == 0
     assert before["masked_lm_accuracy"] < 0.2 < 0.5 < (
         after["masked_lm_accuracy"]), (before, after)
-    assert after["next_sentence_accuracy"] > 0.7, (before, after)
+    assert after["next_sentence_accuracy"] > 0.6, (before, after)
     for name in ("loss", "masked_lm_loss", "next_sentence_loss"):
       assert after[name] < before[name], (before, after)
 
   def test_scores_of_both_tasks_are_shown_while_it_trains(self, path):
     number = r" [\d.]+  "
-    (log,) = [log for log in path[1] if "step 150/200" in log]
+    (log,) = [log for log in path[1] if "step 150/300" in log]
     assert re.search(
-        r"step 150/200 \(75 %\)  loss" + number + number.join([
+        r"step 150/300 \(50 %\)  loss" + number + number.join([
             "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
             "next_sentence_accuracy", "learning rate"]), log), log
     assert "Traceback" not in log and "Error" not in log
     curves = conftest.events(path[0] / "pretrained")
     after = results(path[0] / "pretrained")
     for name in SCORES:
-      assert len(curves[name]) >= 3, name
+      assert len(curves[name]) >= 3 and curves[name][-1][1] > 0.4, name
       ((step, value),) = conftest.events(path[0] / "pretrained/eval")[name]
-      assert step == 200 and value == pytest.approx(after[name])
+      assert step == 300 and value == pytest.approx(after[name])
 
   def test_checkpoint_fine_tunes(self, path):
     assert "fresh: output_bias, output_weights; not used: bert/" in path[1][-1]
