@@ -37,12 +37,13 @@ MAY_IMPORT = {
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/download.py": set(),
     "demo/launch.py": set(),
     "demo/metrics.py": set(),
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.launch", "demo.quickstart"}
+TOOLS = {"demo.checkpoints", "demo.download", "demo.launch", "demo.quickstart"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
