@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 # Group of families -> the module whose presence turns it on.
 GROUPS = ["interface", "tokenization", "modeling", "optimization",
-          "run_classifier", "run_squad"]
+          "run_classifier", "run_squad", "extract_features"]
 
 
 class ConformanceTest:

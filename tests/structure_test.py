@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
     "run_squad.py": SCRIPTS_MAY_IMPORT,
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
+    "extract_features.py": SCRIPTS_MAY_IMPORT,
     "demo/perf_helpers.py": set(),
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
