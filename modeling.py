@@ -35,7 +35,7 @@ _LAYER_NORM_EPSILON = 1e-12
 class BertConfig(object):
   """Sizes and rates of a model; the content of `bert_config.json`.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
 
   def __init__(
@@ -124,7 +124,7 @@ class BertModel(object):
     model = modeling.BertModel(config, is_training=True, input_ids=ids)
     logits = tf.matmul(model.get_pooled_output(), weights)
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
 
   def __init__(self,

@@ -144,7 +144,7 @@ class DataProcessor(object):
   Attributes:
     is_regression: bool, whether labels are numbers instead of classes.
 
-  Source: upstream symbol, with clearer errors.
+  Source: upstream symbol; see CHANGES.
   """
 
   is_regression = False
@@ -367,8 +367,7 @@ class MrpcProcessor(TsvProcessor):
 class ColaProcessor(TsvProcessor):
   """The corpus of linguistic acceptability: is a sentence well formed?
 
-  Source: upstream symbol; a test file in the form of the other two (no
-  header, four columns) is read too.
+  Source: upstream symbol; see CHANGES.
   """
 
   def _create_examples(self, lines, set_type):
@@ -581,7 +580,7 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
   Raises:
     ValueError: unknown label.
 
-  Source: upstream symbol, unchanged but for regression.
+  Source: upstream symbol; see CHANGES.
   """
   if isinstance(example, PaddingInputExample):
     zeros = [0] * max_seq_length
@@ -636,7 +635,7 @@ def file_based_convert_examples_to_features(
     tokenizer: FullTokenizer.
     output_file: string; it appears when it is complete.
 
-  Source: upstream symbol, unchanged but for regression.
+  Source: upstream symbol; see CHANGES.
   """
   with script_helpers.finished_file(output_file) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:

@@ -1063,7 +1063,7 @@ def validate_flags_or_throw(bert_config):
   Raises:
     ValueError: names the flag and the way out.
 
-  Source: upstream symbol, unchanged but for --do_eval.
+  Source: upstream symbol; see CHANGES.
   """
   tokenization.validate_case_matches_checkpoint(
       FLAGS.do_lower_case, FLAGS.init_checkpoint)

@@ -59,7 +59,7 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
   Raises:
     ValueError: the model is known to be of the other case.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
   found = _MODEL_FOLDER.match(init_checkpoint) if init_checkpoint else None
   if found is None:
@@ -178,7 +178,7 @@ class FullTokenizer(object):
     basic_tokenizer: BasicTokenizer.
     wordpiece_tokenizer: WordpieceTokenizer.
 
-  Source: upstream symbol, unchanged; the pieces of words that it has met are
+  Source: upstream symbol; see CHANGES. The pieces of words that it has met are
   kept, so don't change its parts after the first use.
   """
 

@@ -217,7 +217,10 @@ class TasksTest:
       columns = 1
     else:
       assert sets["dev"] == sets["mismatched"]  # The files are the same.
-      assert (output_dir / "eval_results_mismatched.txt").exists()
+      for name in ("eval_results_mismatched.txt", "eval_mismatched.tf_record",
+                   "test_results_mismatched.tsv",
+                   "predict_mismatched.tf_record"):
+        assert (output_dir / name).exists()
       assert len((output_dir / "predictions_mismatched.tsv").read_text()
                  .splitlines()) == 49
       columns = 3

@@ -108,6 +108,16 @@ class ProcessorTest:
   def test_names_in_any_spelling(self, name, task):
     assert run_classifier.find_processor(name)[0] == task
 
+  def test_base_class_has_no_sets(self):
+    processor = run_classifier.DataProcessor()
+    for read, flag in ((processor.get_train_examples, "--do_train"),
+                       (processor.get_dev_examples, "--do_eval"),
+                       (processor.get_test_examples, "--do_predict")):
+      with pytest.raises(NotImplementedError, match=flag):
+        read("folder")
+    with pytest.raises(NotImplementedError, match="no labels"):
+      processor.get_labels()
+
   def test_unknown_name_lists_the_known(self):
     with pytest.raises(ValueError, match="--task_name=squad.*cola.*wnli"):
       run_classifier.find_processor("squad")
@@ -260,6 +270,14 @@ class RecordTest:
     rows = [tuple(row) for row in back["input_ids"]]
     assert len(rows) == 140 and set(rows) == set(in_order)
     assert rows[:35] != in_order and rows[35:70] != rows[:35]
+
+  def test_training_shuffles_in_a_buffer(self, tiny_model, tmp_path):
+    names = [str(number) for number in range(300)]
+    path = self.write(tiny_model, tmp_path, names, names)
+    rows = self.read_back(path, 5, is_training=True, limit=40)["label_ids"]
+    ahead = [row - place for place, row in enumerate(rows.tolist())]
+    # A buffer of 100 rows: the one that leaves it is 99 ahead at most.
+    assert 80 < max(ahead) <= 99
 
   def test_interrupted_writing_leaves_the_earlier_file(
       self, tiny_model, tmp_path):

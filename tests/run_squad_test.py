@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import types
 
 from hypothesis import given
 from hypothesis import settings
@@ -59,6 +60,13 @@ class ReadSquadExamplesTest:
     assert examples[0].doc_tokens == ["one", "two", "three", "four"]
     assert [(e.start_position, e.end_position) for e in examples] == [
         (1, 1), (1, 2), (0, 0), (3, 3)]
+
+  def test_answer_with_a_no_break_space_is_left_out(self, tmp_path, caplog):
+    path = write(tmp_path, ("5\u00a0km away", [question(1, ("5\u00a0km", 0)),
+                                               question(2, ("away", 5))]))
+    examples = run_squad.read_squad_examples(path, True)
+    assert [e.qas_id for e in examples] == ["q2"]
+    assert examples[0].doc_tokens == ["5\u00a0km", "away"]
 
   def test_answer_that_is_elsewhere_is_left_out_with_its_place(
       self, tmp_path, caplog):
@@ -336,6 +344,31 @@ class WritePredictionsTest:
     found = self.run(self.example(""), tokenizer, tmp_path,
                      version_2_with_negative=True)
     assert found["p"] == "" and found["o"] == 1000000.0
+
+
+class TrainingTest:
+
+  def test_steps_are_counted_by_questions(
+      self, tokenizer, tmp_path, monkeypatch):
+    """Of which there are fewer than windows."""
+    text = "the film is great " * 20
+    path = write(tmp_path, (text, [question(1, ("film", 4)),
+                                   question(2, ("great", 12))]))
+    examples = run_squad.read_squad_examples(path, True)
+    assert len(converted(examples, tokenizer, True)) > 10
+    counted = []
+
+    def count(num_examples, args):
+      counted.append(num_examples)
+      raise KeyboardInterrupt  # That is all this test wants.
+
+    monkeypatch.setattr(run_squad.estimator_helpers, "training_steps", count)
+    args = types.SimpleNamespace(
+        output_dir=str(tmp_path), train_file=path,
+        version_2_with_negative=False)
+    with pytest.raises(KeyboardInterrupt):
+      run_squad._train(args, None, None)
+    assert counted == [2]
 
 
 class FlagsTest:
