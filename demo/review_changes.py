@@ -132,8 +132,8 @@ class Tests(object):
                            part)
       if not part or not match:
         if part not in self.families:
-          found.append(f"{part!r} is neither a test (tests/x_test.py Class) nor "
-                       f"a family of tests/conformance_test.py")
+          found.append(f"{part!r} is neither a test (tests/x_test.py Class) "
+                       f"nor a family of tests/conformance_test.py")
         continue
       path = match[1] or path
       if not path:

@@ -7,6 +7,7 @@ flags may be defined by statements or by functions of the same project.
 """
 
 import ast
+import functools
 import operator
 import re
 
@@ -26,6 +27,7 @@ _OPERATORS = {
     ast.Pow: operator.pow}
 
 
+@functools.lru_cache(maxsize=None)
 def parse(source, path):
   """Parses a file.
 
@@ -96,19 +98,20 @@ class Project(object):
 
     What is put in when it runs is a star: "eval_%s.txt" is "eval_*.txt".
     """
-    names = set()
-    for node in ast.walk(self.tree(module)):
+    names, parts = set(), set()
+    for node in ast.walk(self.tree(module)):  # A string before its parts.
       if isinstance(node, ast.JoinedStr):
+        parts.update(node.values)
         text = "".join(str(part.value) if isinstance(part, ast.Constant)
                        else "*" for part in node.values)
-      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      elif (isinstance(node, ast.Constant) and isinstance(node.value, str) and
+            node not in parts):
         text = re.sub(r"%[sd]|{}", "*", node.value)
       else:
         continue
       if _FILE_NAME.fullmatch(text):
         names.add(text)
-    # The constant parts of "eval*.txt" are nodes too, such as ".txt".
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(names)
 
   def docstrings(self, module):
     """Dict from "name" and "Class.method" to docstring ("" without one)."""
@@ -149,7 +152,7 @@ def _methods(node):
 
 
 def _definition(node):
-  """A statement of a module as an entry of `definitions`, None if it is none."""
+  """A statement as an entry of `definitions`; None if it defines nothing."""
   if isinstance(node, ast.FunctionDef):
     found = {"kind": "function", "name": node.name, "args": _arguments(node)}
     closure = _returned_function(node)
@@ -285,19 +288,18 @@ class _FlagReader(object):
       self._required += [names] if isinstance(names, str) else names
     else:
       owner, function = self._callee(module, node.func)
-      arguments = _arguments(function)
-      given = dict(zip([arg["name"] for arg in arguments], node.args),
-                   **keywords)
+      args = function.args
+      given = dict(zip([arg.arg for arg in args.args], node.args), **keywords)
+      defaults = [*zip(reversed(args.args), reversed(args.defaults)),
+                  *zip(args.kwonlyargs, args.kw_defaults)]
       local = {}
-      for name, value in given.items():
+      for name, value, where, names in (
+          *((arg.arg, value, owner, {}) for arg, value in defaults if value),
+          *((name, value, module, known) for name, value in given.items())):
         try:
-          local[name] = self._value(module, value, known)
+          local[name] = self._value(where, value, names)
         except ValueError:
-          pass  # Not needed, or else missed by who needs it.
-      defaults = function.args.defaults
-      for arg, value in zip(reversed(function.args.args), reversed(defaults)):
-        if arg.arg not in given:
-          local[arg.arg] = self._value(owner, value, {})
+          local.pop(name, None)  # Not needed, or else missed by who needs it.
       self._follow(owner, function.body, local)
 
   def _callee(self, module, func):

@@ -59,7 +59,7 @@ def terminal(report):
   for section in report["sections"]:
     lines += ["", f"{section['title']}  {section['note']}".rstrip()]
     names = [len(row["name"]) for row in section["rows"]]
-    first = min(max(names, default=0), 44)
+    first = min(max(names, default=0), 52)
     for row in section["rows"]:
       text = row["shown_by"]
       if row["kind"] in ("flag", "output", "file", "variable") or (

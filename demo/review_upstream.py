@@ -26,6 +26,7 @@ import sys
 import yaml
 
 from demo import review_changes
+from demo import review_differences
 from demo import review_interface
 from demo import review_report
 from demo import review_variables
@@ -33,6 +34,7 @@ from demo import review_variables
 PROJECT_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMIT = "cc7051dc592802f501e8a6f71f8fb3cf9de95dc9"
 MODULES = review_interface.MODULES
+_signature = review_differences.signature
 
 _SYMBOL = re.compile(r"(\w+)\.(\w+(?:\.\w+)?)")
 _OF_MODULE = re.compile(r"(\w+), (added definitions|flags)")
@@ -41,8 +43,8 @@ _UNCHANGED = re.compile(r"Source: [^.]*\bunchanged\b(?! but)")
 _CHANGED = re.compile(r"Source: .*(\bunchanged but\b|see CHANGES)")
 
 # Upstream, as it was given. `modules`: as review_interface.Project.interface;
-# `files` and `file_names` are None where only an interface is there, `variables`
-# (recorded checkpoint_variables.json) where it isn't.
+# `files` and `file_names` are None where only an interface is there,
+# `variables` (recorded checkpoint_variables.json) where it isn't.
 Upstream = collections.namedtuple(
     "Upstream", ["label", "modules", "files", "file_names", "variables"])
 
@@ -165,9 +167,7 @@ class _Review(object):
     self._tests = review_changes.Tests(self._project)
     self._changes = review_changes.Changes(read("CHANGES.md") or "")
     self._alike = yaml.safe_load(read("tests/alike.yaml") or "") or {}
-    with open(os.path.join(PROJECT_FOLDER, "demo", "review_facts.yaml"),
-              encoding="utf-8") as reader:
-      self._facts = yaml.safe_load(reader)
+    self._facts = yaml.safe_load(read("demo/review_facts.yaml"))
     self._entries = {}  # (module, symbol) -> Entry.
     self._named = collections.defaultdict(dict)  # The same -> what differs.
     self._own = {name: self._project.interface(name) for name in MODULES}
@@ -306,7 +306,7 @@ class _Review(object):
     docstrings = self._project.docstrings(name)
     wanted = [x["name"] for x in upstream["definitions"]]
     order = [x["name"] for x in own["definitions"] if x["name"] in wanted]
-    moved = _out_of_order(wanted, order)
+    moved = review_differences.out_of_order(wanted, order)
     own_by_name = {x["name"]: x for x in own["definitions"]}
     for definition in upstream["definitions"]:
       self._definition(rows, name, definition, own_by_name, evidence,
@@ -349,9 +349,9 @@ class _Review(object):
     elif own["kind"] != upstream["kind"]:
       differs = {name: f"a {own['kind']}, upstream a {upstream['kind']}"}
     elif upstream["kind"] == "class":
-      differs = _class_differences(upstream, own, own_by_name)
+      differs = review_differences.class_differences(upstream, own, own_by_name)
     else:
-      differs = _function_differences(upstream, own)
+      differs = review_differences.function_differences(upstream, own)
     same_kind = own is not None and own["kind"] == upstream["kind"]
     shown, problems = self._shown(evidence.get(name), entry)
     failures = self._row(
@@ -374,7 +374,8 @@ class _Review(object):
       failures.append("tests/alike.yaml: name its methods")
     wanted = [x["name"] for x in methods]
     order = [x["name"] for x in own["methods"] if x["name"] in wanted]
-    moved = _out_of_order([x for x in wanted if x in order], order)
+    moved = review_differences.out_of_order(
+        [x for x in wanted if x in order], order)
     for method in methods:
       self._method(rows, module, name, method, own_by_name, evidence,
                    method["name"] in moved, docstrings)
@@ -383,11 +384,11 @@ class _Review(object):
               is_moved, docstrings):
     """The row of a method that upstream has."""
     name = f"{owner}.{upstream['name']}"
-    found = _find_method(own_by_name, owner, upstream["name"])
+    found = review_differences.find_method(own_by_name, owner, upstream["name"])
     if found is None:
       return  # The row of the class has it.
     where, own = found
-    differs = _function_differences(upstream, own)
+    differs = review_differences.function_differences(upstream, own)
     own_entry = self._entries.get((module, name))
     entry = own_entry or self._entries.get((module, owner))
     shown, problems = self._shown(evidence.get(name), entry)
@@ -545,8 +546,8 @@ class _Review(object):
                   name, name if is_there else "")
       elif fact is None:
         self._row(rows, "file", name, "unknown", name).append(
-            "upstream at the commit has no such file, or demo/review_facts.yaml "
-            "should say what became of it")
+            "the commit has no such file, or demo/review_facts.yaml should say "
+            "what became of it")
       elif "by" in fact:
         failures = self._row(rows, "file", name, "replaced", name, fact["by"])
         if not os.path.exists(os.path.join(self._root, fact["by"])):
@@ -563,7 +564,7 @@ class _Review(object):
       rows = self._section(
           f"Checkpoint variables, {head}",
           "V vocabulary, W width, I intermediate width, P positions, T token "
-          "types, L labels")
+          f"types, L labels; shown by {fact['shown_by']}")
       if self._own[fact["module"]] is None:
         self._row(rows, "variable", head, "missing")
         continue
@@ -573,7 +574,7 @@ class _Review(object):
                  review_variables.differences(
                      review_variables.recorded(self._upstream.variables[head]),
                      review_variables.expected(facts, head, facts["base"]))]
-      shown, problems = self._shown(fact["shown_by"], None)
+      problems = self._tests.problems(fact["shown_by"])
       without = fact.get("without_slots", [])
       for name, shape in {**facts["encoder"], **fact["variables"]}.items():
         text = (f"[{', '.join(map(str, shape))}]" +
@@ -581,123 +582,11 @@ class _Review(object):
         of_name = [x for x in said if name.replace("layer_N", "") in
                    re.sub(r"layer_\d+", "", x)]
         self._row(rows, "variable", name, "changed" if of_name else "equal",
-                  text, "" if of_name else text, shown).extend(of_name)
+                  text, "" if of_name else text).extend(of_name)
         said = [x for x in said if x not in of_name]
       for name, shape in facts["other"].items():
-        self._row(rows, "variable", name, "equal", str(shape), str(shape),
-                  shown).extend(said + problems)
-
-
-def _out_of_order(wanted, order):
-  """The names of `order` that don't follow each other as in `wanted`."""
-  places = [wanted.index(name) for name in order]
-  best = []  # The longest rising sequences that end at each place.
-  for index, place in enumerate(places):
-    before = [chain for chain in best if chain[-1] < place]
-    best.append(max(before, key=len, default=[]) + [place])
-  kept = {wanted[place] for place in max(best, key=len, default=[])}
-  return set(order) - kept
-
-
-def _arguments(definition):
-  """[{"name"[, "default"]}], the fields of a namedtuple too."""
-  return definition.get("args") or [
-      {"name": name} for name in definition.get("fields", [])]
-
-
-def _argument_differences(upstream, own):
-  """name -> what differs, of two lists of arguments."""
-  theirs = {x["name"]: x.get("default") for x in upstream}
-  ours = {x["name"]: x.get("default") for x in own}
-  found = {name: "missing here" for name in theirs if name not in ours}
-  for name, default in ours.items():
-    if name not in theirs:
-      found[name] = ("added" if default is None else f"added, {default}")
-    elif default != theirs[name]:
-      found[name] = f"default {theirs[name]} upstream, {default} here"
-  both = [name for name in theirs if name in ours]
-  for name in _out_of_order(both, [name for name in ours if name in theirs]):
-    found[name] = "in another place"
-  # An argument before one of upstream's would change what callers mean.
-  last = max([list(ours).index(name) for name in both], default=-1)
-  for name in list(ours)[:last]:
-    if name not in theirs:
-      found[name] += ", before one of upstream's"
-  return found
-
-
-def _function_differences(upstream, own):
-  """name -> what differs, of functions, methods and namedtuples."""
-  found = _argument_differences(_arguments(upstream), _arguments(own))
-  for decorator in set(upstream.get("decorators", [])) ^ set(
-      own.get("decorators", [])):
-    found[decorator] = "decorator of one side only"
-  closure, ours = (x.get("returns_function") for x in (upstream, own))
-  if closure and (ours is None or closure["name"] != ours["name"]):
-    found[closure["name"]] = "not returned here"
-  elif closure:
-    found.update(_argument_differences(closure["args"], ours["args"]))
-  return found
-
-
-def _ancestors(own_by_name, name):
-  """Names of the classes that a class comes from, itself first."""
-  found = [name.replace("tf.compat.v1.", "tf.")]
-  for base in own_by_name.get(name, {}).get("bases", []):
-    found += _ancestors(own_by_name, base)
-  return found
-
-
-def _find_method(own_by_name, owner, name):
-  """(class, method) where a class has a method from, None without."""
-  for ancestor in _ancestors(own_by_name, owner):
-    for method in own_by_name.get(ancestor, {}).get("methods", []):
-      if method["name"] == name:
-        return ancestor, method
-  return None
-
-
-def _class_differences(upstream, own, own_by_name):
-  """name -> what differs between two classes, besides in their methods."""
-  name = upstream["name"]
-  ancestors = _ancestors(own_by_name, name)
-  found = {base: "no base class here" for base in upstream["bases"]
-           if base != "object" and base not in ancestors}
-  attributes = [attribute for ancestor in ancestors for attribute in
-                own_by_name.get(ancestor, {}).get("instance_attributes", [])]
-  for attribute in upstream["instance_attributes"]:
-    if attribute not in attributes:
-      found[attribute] = "attribute missing"
-  for attribute in own["instance_attributes"]:
-    if (attribute not in upstream["instance_attributes"] and
-        not attribute.startswith("_")):
-      found[attribute] = "attribute added"
-  theirs = [method["name"] for method in upstream["methods"]]
-  for method in theirs:
-    if _find_method(own_by_name, name, method) is None:
-      found[method] = "method missing"
-  for method in own["methods"]:
-    if method["name"] not in theirs and not method["name"].startswith("_"):
-      found[method["name"]] = "method added"
-  return found
-
-
-def _signature(definition):
-  """A definition as a reader sees it: `f(a, b=1)`, `class A(B): x, y`."""
-  if definition.get("kind") == "class":
-    bases = ", ".join(definition["bases"])
-    attributes = ", ".join(definition["instance_attributes"])
-    return f"class {definition['name']}({bases})" + (
-        f": {attributes}" if attributes else "")
-  arguments = ", ".join(
-      x["name"] + (f"={x['default']}" if "default" in x else "")
-      for x in _arguments(definition))
-  text = f"{definition['name']}({arguments})"
-  closure = definition.get("returns_function")
-  if closure:
-    inner = ", ".join(x["name"] for x in closure["args"])
-    text += f" -> {closure['name']}({inner})"
-  return text
+        self._row(rows, "variable", name, "equal", str(shape),
+                  str(shape)).extend(said + problems)
 
 
 def _flag_text(flag):

@@ -42,18 +42,20 @@ MAY_IMPORT = {
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
+    "demo/review_differences.py": set(),
     "demo/review_report.py": set(),
     "demo/review_variables.py": {"modeling"},
     "demo/review_upstream.py": {
-        "demo.review_changes", "demo.review_interface", "demo.review_report",
-        "demo.review_variables"},
+        "demo.review_changes", "demo.review_differences",
+        "demo.review_interface", "demo.review_report", "demo.review_variables"},
     "demo/metrics.py": set(),
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
 TOOLS = {"demo.checkpoints", "demo.download", "demo.launch", "demo.quickstart",
-         "demo.review_changes", "demo.review_interface", "demo.review_report",
-         "demo.review_upstream", "demo.review_variables"}
+         "demo.review_changes", "demo.review_differences",
+         "demo.review_interface", "demo.review_report", "demo.review_upstream",
+         "demo.review_variables"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
