@@ -9,8 +9,8 @@ import shutil
 import textwrap
 
 # Rows are shown in this order: what needs a look comes first.
-_ORDER = ("unknown", "missing upstream", "missing", "changed", "added",
-          "left out", "replaced", "ported", "equal")
+_ORDER = ("unknown", "missing upstream", "missing", "changed", "differs",
+          "added", "left out", "replaced", "ported", "equal")
 _SMALLEST_WIDTH = 100
 
 
@@ -142,7 +142,8 @@ def _row(row):
   sides = []
   for side, bullets in (("upstream", ("Upstream", "Habana")),
                         ("here", ("Here", "Why", "Effect"))):
-    text = f"<code>{html.escape(row[side])}</code>" if row[side] else ""
+    other = row["here" if side == "upstream" else "upstream"]
+    text = f"<code>{_marked(row[side], other)}</code>" if row[side] else ""
     text += "".join(f"<p><i>{name}</i> {_rich(entry[name])}"
                     for name in bullets if entry.get(name))
     sides.append(text)
@@ -159,6 +160,15 @@ def _row(row):
   return (f"<article data-status='{status}'><h3>{html.escape(row['name'])}"
           f"</h3><span class='tag {status.split()[0]}'>{status}</span>{said}"
           f"<div class=row>{columns}</div>{shown}</article>")
+
+
+def _marked(text, other):
+  """Escaped text in which what `other` has not is marked, if there is one."""
+  words = set(re.split(r"[ (),:]+", other))
+  return "".join(
+      f"<mark>{html.escape(part)}</mark>"
+      if other and place % 2 == 0 and part not in words else html.escape(part)
+      for place, part in enumerate(re.split(r"([ (),:]+)", text)) if part)
 
 
 def _rich(text):
@@ -187,10 +197,12 @@ article{border-top:1px solid var(--line);padding:8px 0}
 .tag{font-size:.8em;border:1px solid;border-radius:9px;padding:0 7px;
 margin-left:8px;white-space:nowrap}
 .bad,.fails,.unknown,.missing{color:var(--bad)}.good,.equal{color:var(--good)}
-.added{color:var(--new)}.changed,.replaced,.left{color:var(--other)}
+.added{color:var(--new)}.changed,.differs,.replaced,.left{color:var(--other)}
+mark{background:#fb04;color:inherit}
 .shown{display:block;overflow-wrap:anywhere}
 @media(max-width:600px){.row{grid-template-columns:1fr;gap:4px}
 .both{grid-column:1}.head{display:none}
+form{flex-wrap:wrap}input{flex-basis:100%}
 [data-side]:not(:empty)::before{content:attr(data-side);font-size:.75em;
 opacity:.8;display:block}}
 """

@@ -185,7 +185,7 @@ class _Review(object):
       self._variables()
     self._changes_section()
     failures = self._failures + [
-        f"{section['title']}: {row['name']}: {failure}"
+        ": ".join(dict.fromkeys([section["title"], row["name"], failure]))
         for section in self._sections for row in section["rows"]
         for failure in row["failures"]]
     return {"upstream": self._upstream.label, "sections": self._sections,
@@ -356,7 +356,7 @@ class _Review(object):
     shown, problems = self._shown(evidence.get(name), entry)
     failures = self._row(
         rows, "definition", name,
-        "missing" if own is None else "changed" if differs else "equal",
+        "missing" if own is None else _status(differs, entry),
         _signature(upstream), _signature(own) if own else "", shown, entry)
     failures += problems
     self._cover(failures, module, name, differs, entry)
@@ -393,7 +393,7 @@ class _Review(object):
     entry = own_entry or self._entries.get((module, owner))
     shown, problems = self._shown(evidence.get(name), entry)
     failures = self._row(
-        rows, "method", name, "changed" if differs else "equal",
+        rows, "method", name, _status(differs, own_entry),
         _signature(upstream),
         _signature(own) + (f"  # from {where}" if where != owner else ""),
         shown, own_entry)
@@ -587,6 +587,11 @@ class _Review(object):
       for name, shape in facts["other"].items():
         self._row(rows, "variable", name, "equal", str(shape),
                   str(shape)).extend(said + problems)
+
+
+def _status(differs, entry):
+  """A definition whose signature is upstream's may still behave otherwise."""
+  return "changed" if differs else "differs" if entry else "equal"
 
 
 def _flag_text(flag):
