@@ -8,7 +8,7 @@ import re
 # Bullets of an entry. `Names` lists in backticks what differs in a signature.
 BULLETS = ("Upstream", "Habana", "Here", "Why", "Effect", "Names", "Test")
 # Sections whose bullets end with their tests in parentheses.
-_TESTED_SECTIONS = ("Added", "Kept on purpose", "Fixed on purpose")
+TESTED_SECTIONS = ("Added", "Kept on purpose", "Fixed on purpose")
 _FLAGS_SECTION = "Flags added"
 
 Entry = collections.namedtuple("Entry", ["title", "line", "section", "bullets"])
@@ -45,7 +45,7 @@ class Changes(object):
         text = _whole_bullet(lines, number - 1)
         if title:
           self._add_bullet(text, number)
-        elif section in _TESTED_SECTIONS:
+        elif section in TESTED_SECTIONS:
           self.items.append(Item(section, number, text))
       elif line.startswith("| `") and section == _FLAGS_SECTION:
         self._add_flag_row(line, number)

@@ -62,7 +62,7 @@ def terminal(report):
     first = min(max(names, default=0), 52)
     for row in section["rows"]:
       text = row["shown_by"]
-      if row["kind"] in ("flag", "output", "file", "variable") or (
+      if row["kind"] not in ("definition", "method") or (
           row["status"] != "equal"):
         text = "; ".join(x for x in (_sides(row), text) if x)
       head = f"  {row['name']:{first}}  {row['status']:8}  "
@@ -143,7 +143,8 @@ def _row(row):
   for side, bullets in (("upstream", ("Upstream", "Habana")),
                         ("here", ("Here", "Why", "Effect"))):
     other = row["here" if side == "upstream" else "upstream"]
-    text = f"<code>{_marked(row[side], other)}</code>" if row[side] else ""
+    text = (_rich(row[side]) if row["kind"] == "entry" else
+            f"<code>{_marked(row[side], other)}</code>" if row[side] else "")
     text += "".join(f"<p><i>{name}</i> {_rich(entry[name])}"
                     for name in bullets if entry.get(name))
     sides.append(text)

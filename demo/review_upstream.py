@@ -38,6 +38,8 @@ _signature = review_differences.signature
 
 _SYMBOL = re.compile(r"(\w+)\.(\w+(?:\.\w+)?)")
 _OF_MODULE = re.compile(r"(\w+), (added definitions|flags)")
+_ITEM_STATUS = dict(zip(review_changes.TESTED_SECTIONS,
+                        ("added", "equal", "differs")))
 # How a docstring says that a definition is upstream's, or isn't quite.
 _UNCHANGED = re.compile(r"Source: [^.]*\bunchanged\b(?! but)")
 _CHANGED = re.compile(r"Source: .*(\bunchanged but\b|see CHANGES)")
@@ -240,19 +242,27 @@ class _Review(object):
       if (module, match[2]) in self._entries:
         say(f"{where}: stands there twice")
       self._entries[module, match[2]] = entry
-    for item in self._changes.items:
-      where = f"CHANGES.md: ## {item.section}, line {item.line}"
-      tests = review_changes.tests_in_parentheses(item.text)
-      if not tests:
-        say(f"{where}: does not end with its tests in parentheses: "
-            f"{item.text[:50]}...")
-        continue
-      for problem in self._tests.problems(tests):
-        say(f"{where}: {problem}")
 
   def _changes_section(self):
-    """Entries and flag rows that name what isn't so."""
+    """The section of what concerns no single definition, and failures of
+    entries and flag rows that name what isn't so."""
     say = self._failures.append
+    rows = self._section("CHANGES.md")
+    for entry in self._changes.entries:
+      if entry not in self._entries.values():
+        self._row(rows, "entry", entry.title, "differs",
+                  shown_by=entry.bullets.get("Test", ""), entry=entry)
+    for item in self._changes.items:
+      tests = review_changes.tests_in_parentheses(item.text)
+      text = item.text.replace(f" ({tests})", "")
+      failures = self._row(
+          rows, "entry", item.section, _ITEM_STATUS[item.section],
+          upstream=text if _ITEM_STATUS[item.section] == "equal" else "",
+          here=text,
+          shown_by=tests or "")
+      failures += [f"line {item.line}: {problem}" for problem in (
+          self._tests.problems(tests) if tests else
+          ["does not end with its tests in parentheses"])]
     for (module, symbol), entry in self._entries.items():
       if self._own[module] is None:
         continue  # The missing file is said already.
