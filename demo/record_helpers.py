@@ -29,8 +29,12 @@ def int_entry(name, values):
   Returns:
     bytes, for `serialized_example`.
   """
-  return tf.train.Features(
-      feature={name: int_feature(values)}).SerializeToString()
+  return feature_entry(name, int_feature(values))
+
+
+def feature_entry(name, feature):
+  """`int_entry` of a tf.train.Feature of any kind."""
+  return tf.train.Features(feature={name: feature}).SerializeToString()
 
 
 # For masks and the like, which repeat themselves; takes a tuple.

@@ -395,8 +395,12 @@ def sha256(path):
   return digest.hexdigest()
 
 
-def check_output_dir(output_dir):
+def check_output_dir(output_dir, flag="output_dir"):
   """Makes the output folder and makes sure that it can be written.
+
+  Args:
+    output_dir: string.
+    flag: string, the flag that names it.
 
   Raises:
     ValueError: it can't be made or written.
@@ -411,7 +415,7 @@ def check_output_dir(output_dir):
     tf.io.gfile.remove(probe)
   except (tf.errors.OpError, OSError) as error:
     raise ValueError(
-        f"--output_dir={output_dir} can't be written "
+        f"--{flag}={output_dir} can't be written "
         f"({getattr(error, 'message', error)}). Choose a folder that you may "
         f"write to.") from error
 
