@@ -116,7 +116,7 @@ def init_pretraining_data_flags():
       "Work block by block, in memory that doesn't grow with the text and on "
       "all workers. The records are other ones than without.")
   flags.DEFINE_float(
-      "streaming_block_mb", 4.0,
+      "streaming_block_mb", 1.0,
       "With --streaming: megabytes of text in a block, on average. A worker "
       "has one block in memory, with all its records.")
 
@@ -539,7 +539,7 @@ def create_masked_lm_predictions(tokens, masked_lm_prob,
   Source: upstream symbol; see CHANGES.
   """
   candidates = _candidates(tokens, do_whole_word_mask)
-  rng.shuffle(candidates)
+  _shuffle(candidates, rng)
   wanted = max(1, int(round(len(tokens) * masked_lm_prob)))
   chosen = _first_that_fit(candidates, min(max_predictions_per_seq, wanted))
   output_tokens = list(tokens)
@@ -553,17 +553,30 @@ def create_masked_lm_predictions(tokens, masked_lm_prob,
 
 def _candidates(tokens, do_whole_word_mask):
   """What can be masked: lists of places, each of a piece or a whole word."""
-  candidates = []
-  for index, token in enumerate(tokens):
-    if token in ("[CLS]", "[SEP]"):
-      continue
+  pieces = [[index] for index, token in enumerate(tokens)
+            if token not in ("[CLS]", "[SEP]")]
+  if not do_whole_word_mask:
+    return pieces
+  words = []
+  for piece in pieces:
     # Where a segment was cut inside a word, its rest counts with the word
     # before it, if there is one.
-    if do_whole_word_mask and candidates and token.startswith("##"):
-      candidates[-1].append(index)
+    if words and tokens[piece[0]].startswith("##"):
+      words[-1] += piece
     else:
-      candidates.append([index])
-  return candidates
+      words.append(piece)
+  return words
+
+
+def _shuffle(items, rng):
+  """`rng.shuffle(items)`: the same draws in a third of the time."""
+  draw = rng.getrandbits
+  for last in range(len(items) - 1, 0, -1):
+    bits = (last + 1).bit_length()
+    other = draw(bits)
+    while other > last:
+      other = draw(bits)
+    items[last], items[other] = items[other], items[last]
 
 
 def _first_that_fit(candidates, num_to_predict):
@@ -664,6 +677,7 @@ def stream_instances_to_example_files(input_files, tokenizer, output_files,
           range(number, num_blocks, num_files) for number in range(num_files)))
       for path in output_files:
         with tf.io.gfile.GFile(path, "wb") as writer:
+          writer.write(b"")  # Makes the file.
           for part in itertools.islice(finished, num_blocks // num_files):
             with open(part, "rb") as reader:
               shutil.copyfileobj(reader, writer)
@@ -916,4 +930,6 @@ def _log_counts(name, counts):
 
 if __name__ == "__main__":
   init_pretraining_data_flags()
-  script_helpers.run(main, ["input_file", "output_file", "vocab_file"])
+  script_helpers.run(
+      main, ["input_file", "output_file", "vocab_file"],
+      "Nothing was written; files of an earlier run are as they were.")

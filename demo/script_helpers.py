@@ -46,6 +46,8 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # goes first.
 _FAREWELL_SECONDS = 1.0
 
+_GOES_ON = "The same command goes on from the last checkpoint."
+
 # Flags that may differ between ranks: what lies there is compared instead.
 _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
@@ -164,7 +166,7 @@ def define_run_flags():
       "habana/bf16_lists/basic.json.")
 
 
-def run(main, required_flags):
+def run(main, required_flags, after_stop=_GOES_ON):
   """Runs a script: parses flags, calls `main`, ends with an exit status.
 
   A wrong flag, a bad input file or a full disk ends with one line on stderr
@@ -174,6 +176,7 @@ def run(main, required_flags):
   Args:
     main: function of the positional arguments.
     required_flags: list of flag names without which the script can't start.
+    after_stop: string, what an interrupted run leaves to its user.
   """
   flags.mark_flags_as_required(required_flags)
 
@@ -188,7 +191,7 @@ def run(main, required_flags):
     except BaseException as error:  # pylint: disable=broad-except
       for number in _STOP_SIGNALS:  # This is the end already.
         signal.signal(number, signal.SIG_IGN)
-      status, message = _explain(error)
+      status, message = _explain(error, after_stop)
       if status is None:
         raise
       return _end(message, status)
@@ -199,8 +202,12 @@ def run(main, required_flags):
   app.run(guarded_main)
 
 
-def _explain(error):
+def _explain(error, after_stop):
   """What an exception of a script means for its end.
+
+  Args:
+    error: BaseException.
+    after_stop: string, see `run`.
 
   Returns:
     (status, message): the exit status, None for a fault of the program in a
@@ -209,13 +216,12 @@ def _explain(error):
   """
   is_chief = horovod_helpers.is_chief()
   if isinstance(error, KeyboardInterrupt):
-    return 130, ("interrupted. The same command goes on from the last "
-                 "checkpoint." if is_chief else None)
+    return 130, f"interrupted. {after_stop}" if is_chief else None
   if isinstance(error, Stopped):
-    message = str(error)
     if not error.is_agreed:
-      return 128 + error.signal, horovod_helpers.on_this_rank(message)
-    return 128 + error.signal, message if is_chief else None
+      return 128 + error.signal, horovod_helpers.on_this_rank(
+          f"{error} {after_stop}")
+    return 128 + error.signal, str(error) if is_chief else None
   if isinstance(error, horovod_helpers.OtherRankError):
     return 1, None
   message = _user_message(error)
@@ -256,9 +262,8 @@ class Stopped(BaseException):
 
   def __init__(self, number, message=None):
     """Takes the signal's number, and what all ranks agree on if they do."""
-    super().__init__(message or (
-        f"ended by {signal.Signals(number).name}. The same command goes on "
-        f"from the last checkpoint."))
+    super().__init__(
+        message or f"ended by {signal.Signals(number).name}.")
     self.signal = number
     self.is_agreed = message is not None
 

@@ -24,6 +24,9 @@ MAY_IMPORT = {
     "run_squad.py": SCRIPTS_MAY_IMPORT,
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
     "extract_features.py": SCRIPTS_MAY_IMPORT,
+    "create_pretraining_data.py": {
+        "tokenization", "demo.record_helpers", "demo.script_helpers",
+        "demo.worker_helpers"},
     "demo/perf_helpers.py": set(),
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
