@@ -846,8 +846,8 @@ def _check_flags(args):
       ("dupe_factor", args.dupe_factor >= 1, "1 or more"),
       ("masked_lm_prob", 0 < args.masked_lm_prob < 1, "above 0 and below 1"),
       ("short_seq_prob", 0 <= args.short_seq_prob <= 1, "0 to 1"),
-      ("streaming_block_mb", 0 < args.streaming_block_mb < math.inf,
-       "above 0")):
+      ("streaming_block_mb", 0.001 <= args.streaming_block_mb < math.inf,
+       "0.001 or more")):
     if not fits:
       raise ValueError(f"--{name}={getattr(args, name)} has to be {expected}.")
 

@@ -119,6 +119,7 @@ class TrainingInstanceTest:
 
 class CreateMaskedLmPredictionsTest:
 
+  @settings(deadline=None)
   @given(st.lists(st.sampled_from(["a", "b", "##c", "##d"]), min_size=1,
                   max_size=60),
          st.floats(0.01, 0.99), st.integers(1, 20), st.booleans(),
@@ -166,6 +167,7 @@ class CreateMaskedLmPredictionsTest:
     assert kinds["t"] / total == pytest.approx(0.1, abs=0.02)
     assert kinds["x"] / total == pytest.approx(0.1 / 3, abs=0.015)
 
+  @settings(deadline=None)
   @given(st.integers(0, 300), st.integers(0, 2 ** 40))
   def test_shuffles_as_python_does(self, size, seed):
     ours, pythons = random.Random(seed), random.Random(seed)
@@ -177,6 +179,7 @@ class CreateMaskedLmPredictionsTest:
 
 class TruncateSeqPairTest:
 
+  @settings(deadline=None)
   @given(st.integers(0, 30), st.integers(0, 30), st.integers(2, 40),
          st.integers(0, 100))
   def test_leaves_parts_in_a_row_of_nearly_one_length(self, a, b, most, seed):
@@ -287,7 +290,7 @@ class DocumentsTest:
       list(data._documents([str(tmp_path / "x.gz")]))
 
   def test_blank_files(self, tmp_path):
-    with pytest.raises(ValueError, match="1.txt|0.txt and 1 more are only"):
+    with pytest.raises(ValueError, match=r"0\.txt and 1 more are only"):
       self.documents(b"\n\n", b" ", tmp_path=tmp_path)
 
 
@@ -383,6 +386,26 @@ class MainTest:
               if files == {number}]
       assert len(here) == 30 and min(here) < 20 and max(here) > 70
 
+  def test_block_of_a_killed_worker_is_made_again(
+      self, corpus, tmp_path, vocab_file):
+    parent, sentence = os.getpid(), documents_of(90)[40][0]
+
+    class Deadly(tokenization.FullTokenizer):
+
+      def tokenize(self, text):
+        if text == " ".join(sentence) and os.getpid() != parent:
+          os.kill(os.getpid(), signal.SIGKILL)
+        return super().tokenize(text)
+
+    written = []
+    for workers in (1, 2):
+      paths = list(map(str, self.outputs(tmp_path, "out")))
+      data.stream_instances_to_example_files(
+          sorted(glob.glob(f"{tmp_path}/text*")), Deadly(vocab_file), paths, 2,
+          1, 2000, workers=workers, **SETTINGS)
+      written.append([read(path) for path in paths])
+    assert written[0] == written[1] and all(written[0])
+
   def test_counts_are_logged(self, run_main, corpus, tmp_path, caplog):
     paths = self.outputs(tmp_path, "out", 2)
     with caplog.at_level("INFO"):
@@ -454,7 +477,7 @@ BAD_FLAGS = {
     "dupe_factor": ("0", "--dupe_factor=0 has to be 1 or more"),
     "masked_lm_prob": ("1", "--masked_lm_prob=1.0 has to be above 0 and below"),
     "short_seq_prob": ("nan", "--short_seq_prob=nan has to be 0 to 1"),
-    "streaming_block_mb": ("0", "--streaming_block_mb=0.0 has to be above 0"),
+    "streaming_block_mb": ("0", "--streaming_block_mb=0.0 has to be 0.001"),
     "input_file": ("{folder}/x.txt,{folder}/y*", "y*', or fits that pattern"),
     "output_file": ("a,,b", "--output_file=a,,b has an empty name"),
     "vocab_file": ("/nowhere/vocab.txt", "--vocab_file=/nowhere/vocab.txt is"),
