@@ -747,6 +747,18 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
+  return add_output_layer(output_layer, is_training, labels, num_labels,
+                          dropout_before_logits, is_regression)
+
+
+def add_output_layer(output_layer, is_training, labels, num_labels,
+                     dropout_before_logits, is_regression):
+  """The part of `create_model` that follows the encoder, for any encoder.
+
+  Args:
+    output_layer: float32 [B, W], the pooled output.
+    is_training: see `create_model`, as the other arguments and what it returns.
+  """
   output_weights = tf.compat.v1.get_variable(
       "output_weights", [num_labels, output_layer.shape[-1]],
       initializer=modeling.create_initializer(0.02))
@@ -799,21 +811,44 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   Source: upstream symbol; see CHANGES.
   """
 
+  def build(is_training, features):
+    """See `model_fn_of`."""
+    outputs = create_model(
+        bert_config, is_training, features["input_ids"],
+        features["input_mask"], features["segment_ids"], features["label_ids"],
+        num_labels, use_one_hot_embeddings, dropout_before_logits,
+        is_regression)
+    scaffold_fn = None
+    if init_checkpoint:
+      scaffold_fn = checkpoint_helpers.warm_start(
+          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
+    return outputs, scaffold_fn
+
+  return model_fn_of(build, learning_rate, num_train_steps, num_warmup_steps,
+                     use_tpu, is_regression)
+
+
+def model_fn_of(build, learning_rate, num_train_steps, num_warmup_steps,
+                use_tpu, is_regression):
+  """The model_fn of any model with an output layer.
+
+  Args:
+    build: function of is_training (bool) and the features that builds the model
+      and returns (outputs, scaffold_fn): what `create_model` gives, and a
+      function or None.
+    learning_rate: see `model_fn_builder`, as the other arguments and what it
+      returns.
+  """
+
   def model_fn(features, labels, mode, params):
-    """See the builder; labels and params are not used."""
+    """See `model_fn_builder`; labels and params are not used."""
     del labels, params
     is_training = mode == tf.estimator.ModeKeys.TRAIN
     label_ids = features["label_ids"]
     is_real_example = tf.cast(
         features.get("is_real_example", tf.ones_like(label_ids)), tf.float32)
-    loss, per_example_loss, logits, probabilities = create_model(
-        bert_config, is_training, features["input_ids"],
-        features["input_mask"], features["segment_ids"], label_ids, num_labels,
-        use_one_hot_embeddings, dropout_before_logits, is_regression)
-    scaffold_fn = None
-    if init_checkpoint:
-      scaffold_fn = checkpoint_helpers.warm_start(
-          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
+    outputs, scaffold_fn = build(is_training, features)
+    loss, per_example_loss, logits, probabilities = outputs
     spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
     if is_training:
       # The scope "loss" of create_model makes the Estimator call its curve
@@ -898,60 +933,117 @@ def convert_examples_to_features(examples, label_list, max_seq_length,
 
 def main(_):
   """Trains, evaluates and predicts, as the flags say."""
-  tf.compat.v1.enable_resource_variables()
-  horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
-                              FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-  task, processor = find_processor(FLAGS.task_name)
-  script_helpers.check_input_files(FLAGS)
-  bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-  _check_flags(FLAGS, bert_config)
-  script_helpers.check_output_dir(FLAGS.output_dir)
+  run_task(FLAGS, CheckpointModel)
 
-  tokenizer = tokenization.FullTokenizer(
-      vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
-  train_examples, dev_sets, test_sets = _read_examples(FLAGS, task, processor)
+
+class CheckpointModel(object):
+  """What `run_task` has to know of the model that the flags name.
+
+  Attributes:
+    files: dict name -> path, those that ranks have to agree on, beside the
+      files of the flags.
+  """
+
+  files = {}
+
+  def __init__(self, args):
+    """Reads the config.
+
+    Args:
+      args: the parsed flags.
+
+    Raises:
+      ValueError: a file is missing or doesn't fit the flags.
+    """
+    self._args = args
+    script_helpers.check_input_files(args)
+    self._bert_config = modeling.BertConfig.from_json_file(
+        args.bert_config_file)
+    tokenization.validate_case_matches_checkpoint(
+        args.do_lower_case, args.init_checkpoint)
+    script_helpers.check_bert_config(args.bert_config_file, self._bert_config)
+    script_helpers.check_max_seq_length(args, self._bert_config, smallest=3)
+
+  def tokenizer(self):
+    """Returns the FullTokenizer; raises ValueError if it doesn't fit."""
+    tokenizer = tokenization.FullTokenizer(
+        self._args.vocab_file, self._args.do_lower_case)
+    script_helpers.check_vocabulary(
+        self._args, tokenizer.vocab, self._bert_config)
+    return tokenizer
+
+  def check_checkpoints(self, num_labels):
+    """Refuses checkpoints that don't fit (ValueError)."""
+    checkpoint_helpers.check_checkpoints(
+        self._args, self._bert_config,
+        lambda ids: create_model(
+            self._bert_config, False, ids, ids, ids, tf.zeros([1], tf.int32),
+            num_labels, False),
+        modeling.get_assignment_map_from_checkpoint)
+
+  def model_fn(self, num_labels, num_train_steps, num_warmup_steps,
+               is_regression):
+    """Returns the model_fn; see `model_fn_builder`."""
+    args = self._args
+    return model_fn_builder(
+        self._bert_config, num_labels, args.init_checkpoint,
+        estimator_helpers.effective_learning_rate(args), num_train_steps,
+        num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
+        dropout_before_logits=args.dropout_before_logits,
+        is_regression=is_regression)
+
+
+def run_task(args, make_model):
+  """Trains, evaluates and predicts a task with some model.
+
+  Args:
+    args: the parsed flags, those of `init_classifier_flags`.
+    make_model: function of the flags that returns a CheckpointModel or an
+      object of the same methods.
+  """
+  tf.compat.v1.enable_resource_variables()
+  horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
+                              args.fp16_allreduce, args.bf16_config_path)
+  task, processor = find_processor(args.task_name)
+  _check_flags(args)
+  model = make_model(args)
+  script_helpers.check_output_dir(args.output_dir)
+
+  tokenizer = model.tokenizer()
+  train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
-  checkpoint_helpers.check_checkpoints(
-      FLAGS, bert_config,
-      lambda ids: create_model(bert_config, False, ids, ids, ids,
-                               tf.zeros([1], tf.int32), num_labels, False),
-      modeling.get_assignment_map_from_checkpoint)
+  model.check_checkpoints(num_labels)
 
   num_train_steps = num_warmup_steps = None
-  if FLAGS.do_train:
+  if args.do_train:
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
-        len(train_examples), FLAGS)
+        len(train_examples), args)
   if horovod_helpers.horovod_enabled():
-    _check_ranks_agree(FLAGS, train_examples, dev_sets, test_sets)
-  model_fn = model_fn_builder(
-      bert_config, num_labels, FLAGS.init_checkpoint,
-      estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
-      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
-      dropout_before_logits=FLAGS.dropout_before_logits,
-      is_regression=processor.is_regression)
+    _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets)
+  model_fn = model.model_fn(num_labels, num_train_steps, num_warmup_steps,
+                            processor.is_regression)
   estimator = estimator_helpers.make_estimator(
-      FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size)
-  if FLAGS.do_train:
-    _train(FLAGS, estimator, train_examples, label_list, tokenizer,
+      args, model_fn, eval_batch_size=args.eval_batch_size)
+  if args.do_train:
+    _train(args, estimator, train_examples, label_list, tokenizer,
            num_train_steps)
-  if not prediction_helpers.takes_part(FLAGS):
+  if not prediction_helpers.takes_part(args):
     return
-  if FLAGS.do_eval:
-    _evaluate(FLAGS, estimator, model_fn, task, dev_sets, label_list, tokenizer)
-  if FLAGS.do_predict:
-    _predict(FLAGS, estimator, test_sets, label_list, tokenizer)
+  if args.do_eval:
+    _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
+  if args.do_predict:
+    _predict(args, estimator, test_sets, label_list, tokenizer)
 
 
-def _check_ranks_agree(args, train_examples, dev_sets, test_sets):
+def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets):
   """Refuses a run whose ranks don't work on the same."""
   compared = {"train on": train_examples}
   if prediction_helpers.is_distributed(args):
     for suffix in ("", "_mismatched"):
       compared[f"evaluate{suffix}"] = dev_sets.get(suffix)
       compared[f"predict{suffix}"] = test_sets.get(suffix)
-  script_helpers.check_ranks_agree(args, {}, {
+  script_helpers.check_ranks_agree(args, files, {
       f"What --data_dir has to {what}": _fingerprint(examples)
       for what, examples in compared.items()})
 
@@ -964,17 +1056,13 @@ def _fingerprint(examples):
   return f"{len(examples or [])} examples, checksum {checksum:08x}"
 
 
-def _check_flags(args, bert_config):
+def _check_flags(args):
   """Refuses what can't work before anything is read."""
-  tokenization.validate_case_matches_checkpoint(
-      args.do_lower_case, args.init_checkpoint)
   if not (args.do_train or args.do_eval or args.do_predict):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
   script_helpers.check_training_flags(args)
-  script_helpers.check_bert_config(args.bert_config_file, bert_config)
-  script_helpers.check_max_seq_length(args, bert_config, smallest=3)
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")

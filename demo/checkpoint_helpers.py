@@ -56,8 +56,8 @@ def check_output_checkpoint(output_dir, tvars):
     return None
   saved = _read_through(path, f"{path}, the newest in --output_dir,")
   wanted = {var.op.name: var.shape.as_list() for var in tvars}
-  layers = [name for name in saved
-            if name.startswith("bert/") and "/adam_" not in name]
+  layers = [name for name in saved if f"{name}/adam_m" in saved or
+            name.startswith("bert/") and "/adam_" not in name]
   for name in sorted(set(wanted) | set(layers)):
     if saved.get(name) != wanted.get(name):
       raise ValueError(

@@ -14,7 +14,6 @@ the BERT of Hugging Face's transformers.
 import json
 import os
 import re
-import shutil
 import zipfile
 
 from absl import app
@@ -186,10 +185,8 @@ def from_hf(source_path, output_folder, accept_erf_gelu=False):
         "The model's gelu is the erf form, the scripts compute the tanh form: "
         "the last hidden states move by up to %.1e (random token ids).", moved)
 
-  temporary = f"{output_folder.rstrip('/')}.tmp"
-  shutil.rmtree(temporary, ignore_errors=True)
-  os.makedirs(temporary)
-  try:
+  with script_helpers.finished_folder(output_folder) as temporary:
+    os.makedirs(temporary)
     save_checkpoint(variables, os.path.join(temporary, "bert_model.ckpt"))
     script_helpers.write_text(
         os.path.join(temporary, "bert_config.json"),
@@ -197,10 +194,6 @@ def from_hf(source_path, output_folder, accept_erf_gelu=False):
     script_helpers.write_text(
         os.path.join(temporary, "vocab.txt"),
         "".join(token + "\n" for token in vocab))
-    os.rename(temporary, output_folder)
-  except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
-    raise
   cased = _is_cased(source, vocab)
   logging.info(
       "%s: %d variables, %.1f million parameters, %d tokens. It is %s model: "

@@ -49,7 +49,7 @@ _FAREWELL_SECONDS = 1.0
 _GOES_ON = "The same command goes on from the last checkpoint."
 
 # Flags that may differ between ranks: what lies there is compared instead.
-_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint)$")
+_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
@@ -529,18 +529,34 @@ def check_vocabulary(args, vocab, bert_config):
   Raises:
     ValueError: its size does not fit the model, or a token of BERT is missing.
   """
+  check_vocabulary_size(
+      f"--vocab_file={args.vocab_file}", vocab, bert_config.vocab_size,
+      "Use the vocab.txt of the same model.",
+      f" (vocab_size in {args.bert_config_file})")
+
+
+def check_vocabulary_size(what, vocab, rows, way_out, source=""):
+  """See `check_vocabulary`.
+
+  Args:
+    what: string, names the vocabulary.
+    vocab: dict token -> id.
+    rows: int, embeddings of the model; None if that is not known.
+    way_out: string, a sentence for the user.
+    source: string, where `rows` is from.
+
+  Raises:
+    ValueError: see `check_vocabulary`.
+  """
   size = max(vocab.values(), default=-1) + 1
   # A larger table is usual where it was padded to a round number of rows.
-  if not 0 <= bert_config.vocab_size - size < 128:
-    raise ValueError(
-        f"--vocab_file={args.vocab_file} has {size} tokens, but the model "
-        f"has {bert_config.vocab_size} embeddings (vocab_size in "
-        f"{args.bert_config_file}). Use the vocab.txt of the same model.")
+  if rows is not None and not 0 <= rows - size < 128:
+    raise ValueError(f"{what} has {size} tokens, but the model has {rows} "
+                     f"embeddings{source}. {way_out}")
   missing = [t for t in ("[CLS]", "[SEP]", "[UNK]") if t not in vocab]
   if missing:
     raise ValueError(
-        f"--vocab_file={args.vocab_file} has no {missing[0]}: it is not a "
-        f"vocabulary of BERT.")
+        f"{what} has no {missing[0]}: it is not a vocabulary of BERT.")
 
 
 @contextlib.contextmanager
@@ -563,6 +579,28 @@ def finished_file(path):
   except BaseException:
     if tf.io.gfile.exists(temporary):
       tf.io.gfile.remove(temporary)
+    raise
+
+
+@contextlib.contextmanager
+def finished_folder(path):
+  """`finished_file` for a folder, which must not exist yet.
+
+  Args:
+    path: string, the name in the end.
+
+  Yields:
+    string, the name of a folder beside it that does not exist yet.
+  """
+  temporary = f"{path.rstrip('/')}.tmp"
+  try:
+    if tf.io.gfile.exists(temporary):  # What a killed run left.
+      tf.io.gfile.rmtree(temporary)
+    yield temporary
+    tf.io.gfile.rename(temporary, path)
+  except BaseException:
+    if tf.io.gfile.exists(temporary):
+      tf.io.gfile.rmtree(temporary)
     raise
 
 

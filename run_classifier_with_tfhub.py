@@ -1,0 +1,193 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""Fine-tunes a BERT of TensorFlow Hub to classify sentences or pairs of them.
+
+  python run_classifier_with_tfhub.py --task_name=MRPC --do_train --do_eval \
+    --data_dir=glue/MRPC --bert_hub_module_handle=/models/encoder \
+    --output_dir=/tmp/mrpc
+
+The story is that of run_classifier.py; here stands what differs with a module,
+which brings its weights and its vocabulary along.
+
+Source: google-research/bert (commit cc7051dc).
+"""
+
+from absl import flags
+from absl import logging
+import tensorflow as tf
+
+from demo import checkpoint_helpers
+from demo import estimator_helpers
+from demo import horovod_helpers
+from demo import hub_helpers
+from demo import script_helpers
+import run_classifier
+import tokenization
+
+FLAGS = flags.FLAGS
+
+# Flags of run_classifier whose place the module takes.
+_UNUSED_FLAGS = ("bert_config_file", "vocab_file", "init_checkpoint",
+                 "do_lower_case")
+
+
+def init_classifier_with_tfhub_flags():
+  """Defines the script's flags: those of run_classifier, and the module."""
+  run_classifier.init_classifier_flags()
+  flags.DEFINE_string(
+      "bert_hub_module_handle", None,
+      "BERT encoder of TensorFlow Hub, for TensorFlow 1 (hub.Module) or 2 "
+      "(SavedModel): its folder or its address.")
+
+
+def create_model(is_training, input_ids, input_mask, segment_ids, labels,
+                 num_labels, bert_hub_module_handle, dropout_before_logits=0.1,
+                 is_regression=False):
+  """Builds the module's encoder with an output layer on the pooled output.
+
+  Args:
+    is_training: bool, turns dropout on, the module's too.
+    input_ids: int32 [B, S].
+    input_mask: int32 [B, S].
+    segment_ids: int32 [B, S].
+    labels: int32 [B], classes; float32 [B] for regression.
+    num_labels: int, L.
+    bert_hub_module_handle: string, folder or address.
+    dropout_before_logits: float, dropout rate of the pooled output.
+    is_regression: bool, see `run_classifier.create_model`.
+
+  Returns:
+    (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
+    [B, L], [B, L].
+
+  Raises:
+    ValueError: the module can't be reached or is no BERT encoder.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  module = hub_helpers.HubModule(bert_hub_module_handle)
+  output_layer = module.encode(
+      is_training, input_ids, input_mask, segment_ids)  # [B, W]
+  return run_classifier.add_output_layer(
+      output_layer, is_training, labels, num_labels, dropout_before_logits,
+      is_regression)
+
+
+def model_fn_builder(num_labels, learning_rate, num_train_steps,
+                     num_warmup_steps, use_tpu, bert_hub_module_handle,
+                     dropout_before_logits=0.1, is_regression=False):
+  """Makes the model_fn of the Estimator.
+
+  Args:
+    num_labels: int, L.
+    learning_rate: float, peak rate.
+    num_train_steps: int; None outside of training.
+    num_warmup_steps: int; None outside of training.
+    use_tpu: bool.
+    bert_hub_module_handle: string, folder or address.
+    dropout_before_logits: float, see `create_model`.
+    is_regression: bool, see `create_model`.
+
+  Returns:
+    Function (features, labels, mode, params) -> TPUEstimatorSpec, as that of
+    `run_classifier.model_fn_builder`.
+
+  Source: upstream symbol; see CHANGES.
+  """
+
+  def build(is_training, features):
+    """See `run_classifier.model_fn_of`."""
+    return create_model(
+        is_training, features["input_ids"], features["input_mask"],
+        features["segment_ids"], features["label_ids"], num_labels,
+        bert_hub_module_handle, dropout_before_logits, is_regression), None
+
+  return run_classifier.model_fn_of(
+      build, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+      is_regression)
+
+
+def create_tokenizer_from_hub_module(bert_hub_module_handle):
+  """Returns the FullTokenizer of the vocabulary that a module brings along.
+
+  Args:
+    bert_hub_module_handle: string, folder or address.
+
+  Raises:
+    ValueError: the module can't be reached or has no vocabulary.
+
+  Source: upstream symbol; see CHANGES.
+  """
+  module = hub_helpers.HubModule(bert_hub_module_handle)
+  vocab_file, do_lower_case = module.tokenization_info()
+  return tokenization.FullTokenizer(vocab_file, do_lower_case)
+
+
+class HubModel(object):
+  """What `run_classifier.run_task` has to know of a module.
+
+  Attributes:
+    files: dict name -> path, those that ranks have to agree on.
+  """
+
+  def __init__(self, args):
+    """Finds the module; see `hub_helpers.HubModule` for Raises.
+
+    Args:
+      args: the parsed flags.
+    """
+    self._args = args
+    unused = [f"--{name}" for name in _UNUSED_FLAGS if args[name].present]
+    if unused:
+      logging.warning("%s: not used, the module takes its place.",
+                      ", ".join(unused))
+    module = hub_helpers.HubModule(args.bert_hub_module_handle)
+    self._path = module.path
+    self.files = module.files()
+
+  def tokenizer(self):
+    """Returns the module's FullTokenizer (`create_tokenizer_from_hub_module`).
+    """
+    self._tokenizer = create_tokenizer_from_hub_module(self._path)
+    return self._tokenizer
+
+  def check_checkpoints(self, num_labels):
+    """Refuses a module or checkpoint that doesn't fit (ValueError)."""
+    args = self._args
+    is_chief = horovod_helpers.is_chief()
+    trained = None
+    with tf.Graph().as_default():
+      ids = tf.zeros([1, 2], tf.int32)
+      create_model(args.do_train, ids, ids, ids, tf.zeros([1], tf.int32),
+                   num_labels, self._path)
+      tvars = tf.compat.v1.trainable_variables()
+      if is_chief:
+        trained = checkpoint_helpers.check_output_checkpoint(
+            args.output_dir, tvars)
+    hub_helpers.check_max_seq_length(args, tvars, smallest=3)
+    hub_helpers.check_vocabulary(args, self._tokenizer.vocab, tvars)
+    if is_chief and not (trained or args.do_train):
+      raise ValueError(
+          f"There is no model to evaluate or predict with: "
+          f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train: "
+          f"a module has no output layer.")
+
+  def model_fn(self, num_labels, num_train_steps, num_warmup_steps,
+               is_regression):
+    """Returns the model_fn; see `model_fn_builder`."""
+    args = self._args
+    return model_fn_builder(
+        num_labels, estimator_helpers.effective_learning_rate(args),
+        num_train_steps, num_warmup_steps, args.use_tpu, self._path,
+        dropout_before_logits=args.dropout_before_logits,
+        is_regression=is_regression)
+
+
+def main(_):
+  """Trains, evaluates and predicts, as the flags say."""
+  run_classifier.run_task(FLAGS, HubModel)
+
+
+if __name__ == "__main__":
+  init_classifier_with_tfhub_flags()
+  script_helpers.run(main, ["data_dir", "task_name", "bert_hub_module_handle",
+                            "output_dir"])
