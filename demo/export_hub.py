@@ -136,7 +136,7 @@ class _Encoder(tf.Module):
     return {**outputs, "default": outputs["pooled_output"]}
 
 
-_EXPORTS = {"tf1": export_tf1, "tf2": export_tf2}
+EXPORTS = {"tf1": export_tf1, "tf2": export_tf2}
 
 
 def _outputs(model):
@@ -192,7 +192,7 @@ def main(_):
   checkpoint_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
   names = find_variables(bert_config, FLAGS.init_checkpoint)
   with script_helpers.finished_folder(FLAGS.output_dir) as temporary:
-    _EXPORTS[FLAGS.format](
+    EXPORTS[FLAGS.format](
         temporary, bert_config, FLAGS.init_checkpoint, names,
         FLAGS.vocab_file, FLAGS.do_lower_case)
   logging.info(

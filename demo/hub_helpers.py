@@ -18,6 +18,7 @@ import os
 import re
 import tarfile
 
+from google.protobuf import message
 import tensorflow as tf
 
 from demo import horovod_helpers
@@ -36,8 +37,8 @@ _POOLED = "pooled_output"
 # What opening or loading a module may end in: network, files, archives, and
 # files that hold something else.
 _LOAD_ERRORS = (
-    OSError, tf.errors.OpError, tarfile.TarError, EOFError, RuntimeError,
-    ValueError, KeyError, TypeError, AttributeError)
+    OSError, EOFError, RuntimeError, ValueError, KeyError, tarfile.TarError,
+    tf.errors.OpError, message.DecodeError)
 
 
 def import_hub():
@@ -76,12 +77,11 @@ class HubModule(object):
     Raises:
       ValueError: there is no module there, or it can't be reached.
     """
+    hub = import_hub()
     self.handle = handle
     try:
-      self.path = tf.compat.as_str(import_hub().resolve(handle))
+      self.path = tf.compat.as_str(hub.resolve(handle))
     except _LOAD_ERRORS as error:
-      if isinstance(error.__cause__, ImportError):
-        raise
       raise self._error(
           f"can't be reached ({_first_line(error)}). Give a module's folder "
           f"or address; what is downloaded once stays in "
@@ -197,8 +197,9 @@ class HubModule(object):
 
   def _tf2_model(self):
     """The SavedModel, loaded into the current graph."""
+    hub = import_hub()
     try:
-      encoder = import_hub().load(self.path)
+      encoder = hub.load(self.path)
     except _LOAD_ERRORS as error:
       raise self._load_error(error) from error
     variables = getattr(encoder, "trainable_variables", None)
@@ -214,8 +215,8 @@ class HubModule(object):
   def _load_error(self, error):
     return self._error(f"can't be loaded ({_first_line(error)})")
 
-  def _error(self, message):
-    return ValueError(f"--bert_hub_module_handle={self.handle} {message}.")
+  def _error(self, what):
+    return ValueError(f"--bert_hub_module_handle={self.handle} {what}.")
 
 
 def table_rows(variables, name):

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 import modeling
 from demo import checkpoints
+from demo import export_hub
 
 # Ranks bound to cores would wait for what else is bound to the same ones, and
 # waiting ranks would keep others from working.
@@ -103,6 +104,20 @@ def random_variables(config, seed=1):
 def tiny_model(tmp_path_factory):
   """A TinyModel that no test changes."""
   return TinyModel(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def hub_modules(tiny_model, tmp_path_factory):
+  """Format of TensorFlow Hub ("tf1", "tf2") -> folder of the tiny model."""
+  folder = tmp_path_factory.mktemp("hub_modules")
+  found = {}
+  for name, export in export_hub.EXPORTS.items():
+    found[name] = str(folder / name)
+    export(found[name], tiny_model.config, tiny_model.init_checkpoint,
+           export_hub.find_variables(
+               tiny_model.config, tiny_model.init_checkpoint),
+           tiny_model.vocab_file, do_lower_case=name == "tf1")
+  return found
 
 
 def sentiment_rows(count, seed):

@@ -1,0 +1,144 @@
+"""Tests of run_classifier_with_tfhub.py: whole runs on tiny modules."""
+
+import contextlib
+import shutil
+
+from absl import flags
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import run_classifier_with_tfhub
+from tests import conftest
+
+SCRIPT = "run_classifier_with_tfhub.py"
+
+
+@contextlib.contextmanager
+def parsed(*argv):
+  """Defines and parses the script's flags, and takes them back."""
+  before = set(flags.FLAGS)
+  run_classifier_with_tfhub.init_classifier_with_tfhub_flags()
+  defined = set(flags.FLAGS) - before
+  try:
+    flags.FLAGS([SCRIPT, *argv])
+    yield defined
+  finally:
+    for name in defined:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def run(*argv):
+  """The script's `main` in this process."""
+  with parsed("--task_name=sst2", "--cpu_only", "--train_batch_size=16",
+              "--learning_rate=2e-3", "--max_seq_length=32", *argv):
+    run_classifier_with_tfhub.main(None)
+
+
+def results(folder):
+  return dict(line.split(" = ") for line in (
+      folder / "eval_results.txt").read_text().splitlines())
+
+
+class FlagsTest:
+
+  def test_those_of_run_classifier_and_the_module(self):
+    with parsed() as defined:
+      assert {"data_dir", "train_batch_size", "random_seed",
+              "bert_hub_module_handle"} <= defined
+      assert flags.FLAGS.bert_hub_module_handle is None
+
+
+class CreateModelTest:
+
+  def test_output_layer_is_that_of_run_classifier(self, hub_modules):
+    labels = np.array([0.5, 2.0, 5.0], np.float32)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      ids = tf.constant(np.arange(12).reshape(3, 4), tf.int32)
+      outputs = run_classifier_with_tfhub.create_model(
+          False, ids, tf.ones_like(ids), tf.zeros_like(ids),
+          tf.constant(labels), 1, hub_modules["tf1"], is_regression=True)
+      names = {var.op.name for var in tf.compat.v1.trainable_variables()}
+      session.run(tf.compat.v1.global_variables_initializer())
+      loss, each, logits, values = session.run(outputs)
+    assert len(names) == 41 and {"output_weights", "output_bias"} <= names
+    np.testing.assert_allclose(each, (logits[:, 0] - labels) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(loss, each.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(values, logits)
+
+
+@pytest.mark.slow
+class MainTest:
+
+  @pytest.mark.parametrize("name, scope", [("tf1", "module/"), ("tf2", "")])
+  def test_trains_resumes_evaluates_and_predicts(
+      self, name, scope, hub_modules, sst2_dir, tiny_model, tmp_path):
+    module = tmp_path / "module"
+    shutil.copytree(hub_modules[name], module)
+    common = [f"--data_dir={sst2_dir}", f"--bert_hub_module_handle={module}",
+              f"--output_dir={tmp_path}/out"]
+    run(*common, "--do_train", "--num_train_epochs=2")
+    out = tmp_path / "out"
+    assert tf.train.latest_checkpoint(out).endswith("model.ckpt-32")
+    run(*common, "--do_train", "--num_train_epochs=6", "--do_eval",
+        "--do_predict", "--detailed_results")
+    assert min(step for step, _ in conftest.events(out)["loss"]) <= 1
+    found = results(out)
+    assert list(found) == ["eval_accuracy", "eval_loss", "global_step", "loss"]
+    assert found["global_step"] == "96" and float(found["eval_accuracy"]) > 0.8
+    rows = (out / "test_results.tsv").read_text().splitlines()
+    assert len(rows) == 21 and all(len(row.split("\t")) == 2 for row in rows)
+
+    # Every variable of the encoder was trained, from what it was.
+    checkpoint = tf.train.load_checkpoint(str(out / "model.ckpt-96"))
+    start = tf.train.load_checkpoint(tiny_model.init_checkpoint)
+    for variable in start.get_variable_to_shape_map():
+      moved = np.abs(checkpoint.get_tensor(scope + variable) -
+                     start.get_tensor(variable))
+      assert 0 < moved.max() < 0.5, variable
+
+    # The checkpoint counts, not the module's values.
+    for path in (module / "variables").iterdir():
+      path.unlink()
+    shutil.copytree(hub_modules[name], module, dirs_exist_ok=True)
+    (out / "eval_results.txt").unlink()
+    run(*common, "--do_eval")
+    assert results(out) == found
+
+  def test_ranks_train_together(self, hub_modules, tmp_path):
+    if shutil.which("mpirun") is None:
+      pytest.skip("no mpirun")
+    process = conftest.run_script(
+        "tests/rank_programs/train_hub.py", tmp_path, *hub_modules.values(),
+        launcher=[*conftest.MPIRUN, "2"], timeout=300)
+    assert process.returncode == 0, process.stdout
+    first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in (0, 1))
+    assert set(first) == set(second) and len(first) == 2 * 2 * 41
+    for name in first:
+      np.testing.assert_array_equal(first[name], second[name])
+      if "/before/" in name:
+        assert (first[name] != first[name.replace("before", "after")]).any()
+
+  def test_wrong_flags_end_with_one_line(self, hub_modules, sst2_dir, tmp_path):
+    process = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={sst2_dir}", "--do_train",
+        f"--bert_hub_module_handle={hub_modules['tf1']}", "--cpu_only",
+        "--vocab_file=/other/vocab.txt", "--max_seq_length=65",
+        f"--output_dir={tmp_path}")
+    assert process.returncode == 1 and "Traceback" not in process.stdout
+    assert "--vocab_file: not used" in process.stdout
+    assert (f"{SCRIPT}: error: --max_seq_length=65: the model of "
+            f"--bert_hub_module_handle={hub_modules['tf1']} takes 3 to 64 "
+            f"tokens." in process.stdout), process.stdout
+    assert not list(tmp_path.iterdir())
+
+
+class BadInputTest:
+
+  def test_module_without_a_checkpoint_does_not_predict(
+      self, hub_modules, sst2_dir, tmp_path):
+    with pytest.raises(ValueError, match="a module has no output layer"):
+      run(f"--data_dir={sst2_dir}", "--do_predict",
+          f"--bert_hub_module_handle={hub_modules['tf1']}",
+          f"--output_dir={tmp_path}")
