@@ -145,8 +145,7 @@ class HubModel(object):
     self.files = module.files()
 
   def tokenizer(self):
-    """Returns the module's FullTokenizer (`create_tokenizer_from_hub_module`).
-    """
+    """Returns the FullTokenizer of the module's vocabulary."""
     self._tokenizer = create_tokenizer_from_hub_module(self._path)
     return self._tokenizer
 

@@ -5,9 +5,9 @@
     --bert_config_file=bert_config.json --vocab_file=vocab.txt \
     --format=tf2 --output_dir=/tmp/encoder
 
-The folder is what `run_classifier_with_tfhub.py --bert_hub_module_handle` takes,
-in the format of TensorFlow 1 (hub.Module) or as a SavedModel of TensorFlow 2
-(`tf.saved_model.load`, `hub.KerasLayer`). The vocabulary goes with it.
+The folder is what --bert_hub_module_handle of run_classifier_with_tfhub.py
+takes, in the format of TensorFlow 1 (hub.Module) or as a SavedModel of
+TensorFlow 2 (tf.saved_model.load, hub.KerasLayer). The vocabulary goes with it.
 """
 
 from absl import flags
@@ -136,9 +136,6 @@ class _Encoder(tf.Module):
     return {**outputs, "default": outputs["pooled_output"]}
 
 
-EXPORTS = {"tf1": export_tf1, "tf2": export_tf2}
-
-
 def _outputs(model):
   return {"pooled_output": model.get_pooled_output(),
           "sequence_output": model.get_sequence_output()}
@@ -175,30 +172,41 @@ def find_variables(bert_config, init_checkpoint):
   return names
 
 
-def main(_):
-  """Checks the files and writes the module."""
-  tf.compat.v1.enable_resource_variables()
+def export(args):
+  """Checks the files and writes the module.
+
+  Args:
+    args: the parsed flags.
+
+  Raises:
+    ValueError: the output is there already, or the files don't fit together.
+  """
   hub_helpers.import_hub()
-  if tf.io.gfile.exists(FLAGS.output_dir):
-    raise ValueError(f"--output_dir={FLAGS.output_dir} exists already. Remove "
+  if tf.io.gfile.exists(args.output_dir):
+    raise ValueError(f"--output_dir={args.output_dir} exists already. Remove "
                      f"it or name another folder.")
-  script_helpers.check_input_files(FLAGS)
+  script_helpers.check_input_files(args)
   tokenization.validate_case_matches_checkpoint(
-      FLAGS.do_lower_case, FLAGS.init_checkpoint)
-  bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-  script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
+      args.do_lower_case, args.init_checkpoint)
+  bert_config = modeling.BertConfig.from_json_file(args.bert_config_file)
+  script_helpers.check_bert_config(args.bert_config_file, bert_config)
   script_helpers.check_vocabulary(
-      FLAGS, tokenization.load_vocab(FLAGS.vocab_file), bert_config)
-  checkpoint_helpers.check_checkpoint(FLAGS.init_checkpoint, bert_config)
-  names = find_variables(bert_config, FLAGS.init_checkpoint)
-  with script_helpers.finished_folder(FLAGS.output_dir) as temporary:
-    EXPORTS[FLAGS.format](
-        temporary, bert_config, FLAGS.init_checkpoint, names,
-        FLAGS.vocab_file, FLAGS.do_lower_case)
+      args, tokenization.load_vocab(args.vocab_file), bert_config)
+  checkpoint_helpers.check_checkpoint(args.init_checkpoint, bert_config)
+  names = find_variables(bert_config, args.init_checkpoint)
+  write = {"tf1": export_tf1, "tf2": export_tf2}[args.format]
+  with script_helpers.finished_folder(args.output_dir) as temporary:
+    write(temporary, bert_config, args.init_checkpoint, names,
+          args.vocab_file, args.do_lower_case)
   logging.info(
       "%s: an encoder of %d variables, %d layers, for at most %d tokens.",
-      FLAGS.output_dir, len(names), bert_config.num_hidden_layers,
+      args.output_dir, len(names), bert_config.num_hidden_layers,
       bert_config.max_position_embeddings)
+
+
+def main(_):
+  """Exports, as the flags say."""
+  export(FLAGS)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import tensorflow as tf
 from demo import horovod_helpers
 from demo import script_helpers
 
-INSTALL_HUB = "pip install --no-deps tensorflow-hub==0.15.0"
+INSTALL_HUB = "pip install tensorflow-hub==0.15.0 (or `make setup`)"
 
 TOKENS = "tokens"
 TOKENIZATION_INFO = "tokenization_info"
@@ -255,7 +255,7 @@ def check_max_seq_length(args, variables, smallest):
     raise ValueError(
         f"--max_seq_length={args.max_seq_length}: the model of "
         f"--bert_hub_module_handle={args.bert_hub_module_handle} takes "
-        f"{smallest} to {positions or 'so many'} tokens.")
+        f"{smallest} {f'to {positions}' if positions else 'or more'} tokens.")
 
 
 def check_vocabulary(args, vocab, variables):

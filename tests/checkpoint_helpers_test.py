@@ -66,6 +66,12 @@ class CheckOutputCheckpointTest:
     with pytest.raises(ValueError, match=message):
       self.check(tmp_path, {"bert/a": [2], "bert/b": [1]}, graph)
 
+  def test_trained_layer_of_any_name_that_the_model_lacks_is_refused(
+      self, tmp_path):
+    with pytest.raises(ValueError, match=r"m/b is \[1\] there and missing here"):
+      self.check(tmp_path, {"m/a": [2], "m/b": [1], "m/b/adam_m": [1],
+                            "fixed": [1]}, {"m/a": [2]})
+
 
 class CheckWarmStartTest:
 

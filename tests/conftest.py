@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 # Before TensorFlow is imported: tests use the CPU and print no banner.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -110,14 +111,19 @@ def tiny_model(tmp_path_factory):
 def hub_modules(tiny_model, tmp_path_factory):
   """Format of TensorFlow Hub ("tf1", "tf2") -> folder of the tiny model."""
   folder = tmp_path_factory.mktemp("hub_modules")
-  found = {}
-  for name, export in export_hub.EXPORTS.items():
-    found[name] = str(folder / name)
-    export(found[name], tiny_model.config, tiny_model.init_checkpoint,
-           export_hub.find_variables(
-               tiny_model.config, tiny_model.init_checkpoint),
-           tiny_model.vocab_file, do_lower_case=name == "tf1")
+  found = {name: str(folder / name) for name in ("tf1", "tf2")}
+  for name, path in found.items():
+    export_hub.export(export_args(
+        tiny_model, format=name, output_dir=path, do_lower_case=name == "tf1"))
   return found
+
+
+def export_args(model, **overrides):
+  """Flags of demo.export_hub for a TinyModel."""
+  return types.SimpleNamespace(**{
+      **dict(init_checkpoint=model.init_checkpoint, vocab_file=model.vocab_file,
+             bert_config_file=model.bert_config_file, do_lower_case=True),
+      **overrides})
 
 
 def sentiment_rows(count, seed):

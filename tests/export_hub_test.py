@@ -101,9 +101,9 @@ class FindVariablesTest:
       checkpoints.save_checkpoint(saved, checkpoint)
       names = export_hub.find_variables(tiny_model.config, checkpoint)
       assert names == {name: scope + name for name in encoder}
-    export_hub.export_tf2(
-        str(tmp_path / "encoder"), tiny_model.config, checkpoint, names,
-        tiny_model.vocab_file, True)
+    export_hub.export(conftest.export_args(
+        tiny_model, init_checkpoint=checkpoint, format="tf2",
+        output_dir=str(tmp_path / "encoder")))
     variables = tf.saved_model.load(str(tmp_path / "encoder")).variables
     assert len(variables) == len(encoder)
     for var in variables:
@@ -116,20 +116,46 @@ class FindVariablesTest:
       export_hub.find_variables(config, tiny_model.init_checkpoint)
 
 
+class RefusalTest:
+
+  @pytest.mark.parametrize("changes, message", [
+      (dict(vocab_file="/nowhere"), "--vocab_file=/nowhere is not there"),
+      (dict(init_checkpoint="/nowhere"), "no /nowhere.index"),
+      (dict(init_checkpoint="/m/cased_L-12_H-768_A-12/bert_model.ckpt"),
+       "--do_lower_case=False")])
+  def test_wrong_files_are_refused(
+      self, changes, message, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+      export_hub.export(conftest.export_args(
+          tiny_model, format="tf1", output_dir=str(tmp_path / "x"), **changes))
+    assert not list(tmp_path.iterdir())
+
+  def test_output_is_not_written_over(self, tiny_model, hub_modules):
+    with pytest.raises(ValueError, match="tf2 exists already"):
+      export_hub.export(conftest.export_args(
+          tiny_model, format="tf2", output_dir=hub_modules["tf2"]))
+
+  def test_failed_export_leaves_nothing(
+      self, tiny_model, tmp_path, monkeypatch):
+    def fail(path, *args):
+      del args
+      tf.io.gfile.makedirs(path + "/variables")
+      raise OSError("disk full")
+    monkeypatch.setattr(export_hub, "export_tf2", fail)
+    with pytest.raises(OSError):
+      export_hub.export(conftest.export_args(
+          tiny_model, format="tf2", output_dir=str(tmp_path / "x")))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 class MainTest:
 
-  def test_writes_once_and_refuses_to_write_over_it(self, tiny_model, tmp_path):
-    output_dir = tmp_path / "encoder"
+  def test_writes_a_whole_folder(self, tiny_model, tmp_path):
     (tmp_path / "encoder.tmp").mkdir()  # What a killed run leaves.
-    flags = [f"--output_dir={output_dir}", "--format=tf1",
-             *tiny_model.flags(max_seq_length=None)]
-    run = conftest.run_script("demo.export_hub", *flags)
+    run = conftest.run_script(
+        "demo.export_hub", f"--output_dir={tmp_path}/encoder", "--format=tf1",
+        *tiny_model.flags(max_seq_length=None))
     assert run.returncode == 0, run.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
-    assert hub_helpers.HubModule(str(output_dir)).is_tf1
-    before = (output_dir / "saved_model.pb").stat().st_mtime_ns
-    run = conftest.run_script("demo.export_hub", *flags)
-    assert run.returncode == 1 and "Traceback" not in run.stdout, run.stdout
-    assert f"--output_dir={output_dir} exists already" in run.stdout
-    assert (output_dir / "saved_model.pb").stat().st_mtime_ns == before
+    assert "an encoder of 39 variables" in run.stdout

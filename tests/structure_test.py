@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "modeling.py": set(),
     "optimization.py": {"demo.horovod_helpers"},
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
+    "run_classifier_with_tfhub.py": SCRIPTS_MAY_IMPORT | {
+        "demo.hub_helpers", "run_classifier"},
     "run_squad.py": SCRIPTS_MAY_IMPORT,
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
     "extract_features.py": SCRIPTS_MAY_IMPORT,
@@ -42,6 +44,7 @@ MAY_IMPORT = {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
     "demo/download.py": set(),
+    "demo/hub_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
@@ -55,8 +58,8 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.download", "demo.launch", "demo.quickstart",
-         "demo.review_changes", "demo.review_differences",
+TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
+         "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables"}
 TF1_NAMES = re.compile(
