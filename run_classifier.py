@@ -811,10 +811,11 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   Source: upstream symbol; see CHANGES.
   """
 
-  def build(is_training, features):
-    """See `model_fn_of`."""
+  def model_fn(features, labels, mode, params):
+    """See the builder; labels and params are not used."""
+    del labels, params
     outputs = create_model(
-        bert_config, is_training, features["input_ids"],
+        bert_config, mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"], features["label_ids"],
         num_labels, use_one_hot_embeddings, dropout_before_logits,
         is_regression)
@@ -822,51 +823,42 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
           modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
-    return outputs, scaffold_fn
+    return estimator_spec(
+        mode, features, outputs, learning_rate, num_train_steps,
+        num_warmup_steps, use_tpu, is_regression, scaffold_fn)
 
-  return model_fn_of(build, learning_rate, num_train_steps, num_warmup_steps,
-                     use_tpu, is_regression)
+  return model_fn
 
 
-def model_fn_of(build, learning_rate, num_train_steps, num_warmup_steps,
-                use_tpu, is_regression):
-  """The model_fn of any model with an output layer.
+def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
+                   num_warmup_steps, use_tpu, is_regression, scaffold_fn=None):
+  """What a model_fn returns, whatever the encoder of its model.
 
   Args:
-    build: function of is_training (bool) and the features that builds the model
-      and returns (outputs, scaffold_fn): what `create_model` gives, and a
-      function or None.
-    learning_rate: see `model_fn_builder`, as the other arguments and what it
-      returns.
-  """
+    mode: tf.estimator.ModeKeys.
+    features: dict, see `input_fn_builder`; padding examples have
+      `is_real_example` 0.
+    outputs: what `create_model` returns.
+    learning_rate: see `model_fn_builder`, as the next four arguments.
+    scaffold_fn: function or None, see `checkpoint_helpers.warm_start`.
 
-  def model_fn(features, labels, mode, params):
-    """See `model_fn_builder`; labels and params are not used."""
-    del labels, params
-    is_training = mode == tf.estimator.ModeKeys.TRAIN
-    label_ids = features["label_ids"]
-    is_real_example = tf.cast(
-        features.get("is_real_example", tf.ones_like(label_ids)), tf.float32)
-    outputs, scaffold_fn = build(is_training, features)
-    loss, per_example_loss, logits, probabilities = outputs
-    spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
-    if is_training:
-      # The scope "loss" of create_model makes the Estimator call its curve
-      # "loss_1"; that of the evaluation is called "loss".
-      tf.compat.v1.add_to_collection(
-          tf.compat.v1.GraphKeys.SUMMARIES,
-          tf.raw_ops.ScalarSummary(tags="loss", values=loss))
-      train_op = optimization.create_optimizer(
-          loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
-      return spec(mode=mode, loss=loss, train_op=train_op,
-                  scaffold_fn=scaffold_fn)
-    if mode == tf.estimator.ModeKeys.EVAL:
-      prediction_helpers.show_to_eval_hook(
-          probabilities=probabilities, label_ids=label_ids,
-          is_real_example=is_real_example)
-      return spec(mode=mode, loss=loss, scaffold_fn=scaffold_fn,
-                  eval_metrics=(metric_fn, [
-                      per_example_loss, label_ids, logits, is_real_example]))
+  Returns:
+    TPUEstimatorSpec.
+  """
+  loss, per_example_loss, logits, probabilities = outputs
+  label_ids = features["label_ids"]
+  spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
+  if mode == tf.estimator.ModeKeys.TRAIN:
+    # The scope "loss" of create_model makes the Estimator call its curve
+    # "loss_1"; that of the evaluation is called "loss".
+    tf.compat.v1.add_to_collection(
+        tf.compat.v1.GraphKeys.SUMMARIES,
+        tf.raw_ops.ScalarSummary(tags="loss", values=loss))
+    train_op = optimization.create_optimizer(
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+    return spec(mode=mode, loss=loss, train_op=train_op,
+                scaffold_fn=scaffold_fn)
+  if mode == tf.estimator.ModeKeys.PREDICT:
     return spec(mode=mode, predictions={"probabilities": probabilities},
                 scaffold_fn=scaffold_fn)
 
@@ -880,7 +872,14 @@ def model_fn_of(build, learning_rate, num_train_steps, num_warmup_steps,
           predictions=tf.argmax(logits, axis=-1, output_type=tf.int32))
     return eval_metrics
 
-  return model_fn
+  is_real_example = tf.cast(
+      features.get("is_real_example", tf.ones_like(label_ids)), tf.float32)
+  prediction_helpers.show_to_eval_hook(
+      probabilities=probabilities, label_ids=label_ids,
+      is_real_example=is_real_example)
+  return spec(mode=mode, loss=loss, scaffold_fn=scaffold_fn,
+              eval_metrics=(metric_fn, [
+                  per_example_loss, label_ids, logits, is_real_example]))
 
 
 def input_fn_builder(features, seq_length, is_training, drop_remainder):

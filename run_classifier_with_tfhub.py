@@ -94,16 +94,19 @@ def model_fn_builder(num_labels, learning_rate, num_train_steps,
   Source: upstream symbol; see CHANGES.
   """
 
-  def build(is_training, features):
-    """See `run_classifier.model_fn_of`."""
-    return create_model(
-        is_training, features["input_ids"], features["input_mask"],
-        features["segment_ids"], features["label_ids"], num_labels,
-        bert_hub_module_handle, dropout_before_logits, is_regression), None
+  def model_fn(features, labels, mode, params):
+    """See the builder; labels and params are not used."""
+    del labels, params
+    outputs = create_model(
+        mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
+        features["input_mask"], features["segment_ids"], features["label_ids"],
+        num_labels, bert_hub_module_handle, dropout_before_logits,
+        is_regression)
+    return run_classifier.estimator_spec(
+        mode, features, outputs, learning_rate, num_train_steps,
+        num_warmup_steps, use_tpu, is_regression)
 
-  return run_classifier.model_fn_of(
-      build, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-      is_regression)
+  return model_fn
 
 
 def create_tokenizer_from_hub_module(bert_hub_module_handle):
