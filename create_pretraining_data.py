@@ -79,11 +79,7 @@ def init_pretraining_data_flags():
       "output_file", None,
       "Record files to write, separated by commas; the records are dealt out "
       "to them in turn.")
-  flags.DEFINE_string(
-      "vocab_file", None, "Vocabulary that the model will be trained with.")
-  flags.DEFINE_bool(
-      "do_lower_case", True,
-      "Lower-case the text: True for uncased models, False for cased ones.")
+  script_helpers.define_text_flags()
   flags.DEFINE_bool(
       "do_whole_word_mask", False,
       "Mask all pieces of a word or none, instead of single pieces.")
@@ -932,4 +928,4 @@ if __name__ == "__main__":
   init_pretraining_data_flags()
   script_helpers.run(
       main, ["input_file", "output_file", "vocab_file"],
-      "Nothing was written; files of an earlier run are as they were.")
+      script_helpers.NOTHING_WRITTEN)

@@ -63,11 +63,7 @@ def init_extract_features_flags():
       "init_checkpoint", None,
       "Checkpoint of the model (.../bert_model.ckpt), pretrained or "
       "fine-tuned.")
-  flags.DEFINE_string(
-      "vocab_file", None, "Vocabulary that the model was trained with.")
-  flags.DEFINE_bool(
-      "do_lower_case", True,
-      "Lower-case the text: True for uncased models, False for cased ones.")
+  script_helpers.define_text_flags()
   flags.DEFINE_integer("batch_size", 32, "Lines per step.")
   flags.DEFINE_bool("use_tpu", False, "Run on a TPU instead of CPU or GPU.")
   flags.DEFINE_string("master", None, "TensorFlow master address of the TPU.")
@@ -592,5 +588,6 @@ def _npz_writer(path, layer_indexes, hidden_size):
 
 if __name__ == "__main__":
   init_extract_features_flags()
-  script_helpers.run(main, ["input_file", "vocab_file", "bert_config_file",
-                            "init_checkpoint", "output_file"])
+  script_helpers.run(
+      main, ["input_file", "vocab_file", "bert_config_file", "init_checkpoint",
+             "output_file"], script_helpers.NOTHING_WRITTEN)

@@ -34,11 +34,7 @@ def init_export_hub_flags():
   flags.DEFINE_string(
       "bert_config_file", None,
       "JSON file with the model's sizes (bert_config.json).")
-  flags.DEFINE_string(
-      "vocab_file", None, "Vocabulary that the model was trained with.")
-  flags.DEFINE_bool(
-      "do_lower_case", True,
-      "Lower-case the text: True for uncased models, False for cased ones.")
+  script_helpers.define_text_flags()
   flags.DEFINE_string(
       "output_dir", None, "Folder to write; it must not exist yet.")
   flags.DEFINE_enum(
@@ -211,5 +207,6 @@ def main(_):
 
 if __name__ == "__main__":
   init_export_hub_flags()
-  script_helpers.run(main, ["init_checkpoint", "bert_config_file",
-                            "vocab_file", "output_dir"])
+  script_helpers.run(
+      main, ["init_checkpoint", "bert_config_file", "vocab_file", "output_dir"],
+      script_helpers.NOTHING_WRITTEN)

@@ -47,6 +47,8 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _FAREWELL_SECONDS = 1.0
 
 _GOES_ON = "The same command goes on from the last checkpoint."
+NOTHING_WRITTEN = (
+    "Nothing was written; files of an earlier run are as they were.")
 
 # Flags that may differ between ranks: what lies there is compared instead.
 _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
@@ -176,7 +178,8 @@ def run(main, required_flags, after_stop=_GOES_ON):
   Args:
     main: function of the positional arguments.
     required_flags: list of flag names without which the script can't start.
-    after_stop: string, what an interrupted run leaves to its user.
+    after_stop: string, what an interrupted run leaves to its user;
+      NOTHING_WRITTEN where it is that.
   """
   flags.mark_flags_as_required(required_flags)
 
