@@ -15,11 +15,15 @@ setup:
 demo: setup
 	@$(PYTHON_BIN) -m demo.quickstart $(if $(GLUE_DIR),--glue_dir="$(GLUE_DIR)") $(if $(TASK),--task_name="$(TASK)")
 
+# Test files are shared out among so many processes; WORKERS=0 makes it one.
+WORKERS ?= 2
+PYTEST := $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist loadfile
+
 test: setup lint
-	@$(PYTHON_BIN) -m pytest
+	@$(PYTEST)
 
 test-fast: setup lint
-	@$(PYTHON_BIN) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 # Training speed beside a matrix product, and ranks beside threads; with SQUAD_FILE=... VOCAB_FILE=... also
 # how fast SQuAD files are converted. Figures in README.

@@ -377,8 +377,8 @@ def check_ranks_agree(args, files, values):
       args.output_dir)
   for name, path in {
       **files,
-      "--vocab_file": flag_value(args, "vocab_file"),
-      "--bert_config_file": flag_value(args, "bert_config_file"),
+      "--vocab_file": getattr(args, "vocab_file", None),
+      "--bert_config_file": getattr(args, "bert_config_file", None),
       "--init_checkpoint": checkpoint_helpers.checksum_file(
           args.init_checkpoint),
       "--bf16_config_path": args.bf16_config_path}.items():
@@ -438,17 +438,12 @@ def check_input_files(args):
     ValueError: names flag and file.
   """
   for name in ("bert_config_file", "vocab_file"):
-    path = flag_value(args, name)
+    path = getattr(args, name, None)
     if path is None:
       continue
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
       raise ValueError(f"--{name}={path} is not there: give the file that came "
                        f"with the model.")
-
-
-def flag_value(args, name):
-  """The value of a flag; None where the script doesn't have it."""
-  return getattr(args, name) if name in args else None
 
 
 def check_training_flags(args):
@@ -470,7 +465,7 @@ def check_training_flags(args):
        lambda value: 0 < value < math.inf, "above 0"),
       (("warmup_proportion",), lambda value: 0 <= value <= 1, "0 to 1")):
     for name in names:
-      value = flag_value(args, name)
+      value = getattr(args, name, None)
       if value is not None and not fits(value):
         raise ValueError(f"--{name}={value} has to be {expected}.")
   if args.profile_steps:

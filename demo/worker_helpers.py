@@ -51,6 +51,7 @@ class WorkerPool(object):
     self.num_workers = num_workers
     self._function = function
     self._executor = None
+    self._is_broken = False
     # What is there stays; looking through it again and again for garbage is
     # slow, and would give each worker a copy of it.
     gc.freeze()
@@ -103,10 +104,11 @@ class WorkerPool(object):
       try:
         return future.result()
       except process.BrokenProcessPool:
-        logging.log_first_n(
-            logging.WARNING,
-            "A worker process was killed, perhaps for lack of memory. Going on "
-            "with one process.", 1)
+        if not self._is_broken:
+          self._is_broken = True
+          logging.warning(
+              "A worker process was killed, perhaps for lack of memory. Going "
+              "on with one process.")
     return self._function(item)
 
   def close(self):

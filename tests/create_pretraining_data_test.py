@@ -408,7 +408,7 @@ class MainTest:
 
   def test_counts_are_logged(self, run_main, corpus, tmp_path, caplog):
     paths = self.outputs(tmp_path, "out", 2)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "absl"):
       self.run(run_main, corpus, paths)
     records = [read(path) for path in paths]
     for name, found in (*zip(paths, records), ("Total", sum(records, []))):

@@ -72,7 +72,7 @@ class CheckOutputDirTest:
 class ProgressTest:
 
   def test_lines_where_there_is_no_terminal(self, caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "absl"):
       with script_helpers.Progress(25, "Doing", "things", 10) as progress:
         for _ in range(4):
           progress.update(7)
