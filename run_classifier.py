@@ -700,22 +700,11 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
 
 
 def _truncate_seq_pair(tokens_a, tokens_b, max_length):
-  """Shortens a pair in place, always the longer one, from its end.
-
-  A token of a short sentence is likely to say more than one of a long one.
-
-  Args:
-    tokens_a: list.
-    tokens_b: list.
-    max_length: int, for both together.
+  """See `script_helpers.shorten_pair`.
 
   Source: upstream symbol, unchanged.
   """
-  while tokens_a or tokens_b:
-    if len(tokens_a) + len(tokens_b) <= max_length:
-      break
-    longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
-    longer.pop()
+  script_helpers.shorten_pair(tokens_a, tokens_b, max_length)
 
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,

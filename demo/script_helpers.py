@@ -557,6 +557,23 @@ def check_vocabulary_size(what, vocab, rows, way_out, source=""):
         f"{what} has no {missing[0]}: it is not a vocabulary of BERT.")
 
 
+def shorten_pair(tokens_a, tokens_b, max_length):
+  """Shortens a pair in place, always the longer one, from its end.
+
+  A token of a short sentence is likely to say more than one of a long one.
+
+  Args:
+    tokens_a: list.
+    tokens_b: list.
+    max_length: int, for both together.
+  """
+  while tokens_a or tokens_b:
+    if len(tokens_a) + len(tokens_b) <= max_length:
+      break
+    longer = tokens_a if len(tokens_a) > len(tokens_b) else tokens_b
+    longer.pop()
+
+
 @contextlib.contextmanager
 def finished_file(path):
   """Gives a temporary name to write to, and renames it when all went well.
