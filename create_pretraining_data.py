@@ -23,14 +23,12 @@ import array
 import collections
 import contextlib
 import functools
-import gzip
 import itertools
 import math
 import os
 import random
 import shutil
 import tempfile
-import zlib
 
 from absl import flags
 from absl import logging
@@ -62,8 +60,6 @@ _CHUNK_INSTANCES = 256
 _LONGEST_DOCUMENT = 1 / 8
 _WAITING_CHARACTERS = 1 << 23
 
-# Text in .gz files is about so much longer than the file.
-_GZIP_RATIO = 4
 
 _CHECKED_AT_A_TIME = 512  # Records.
 
@@ -385,7 +381,7 @@ def _lines(input_files):
         logging.log_first_n(
             logging.WARNING, "%s doesn't end with a blank line, so its last "
             "document goes on in %s.", 1, previous, path)
-      for number, raw in enumerate(_raw_lines(path), 1):
+      for number, raw in enumerate(script_helpers.raw_lines(path), 1):
         try:
           line = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -399,25 +395,11 @@ def _lines(input_files):
       previous = path
 
 
-def _raw_lines(path):
-  """The lines of a text file or a compressed one, as bytes."""
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    if not path.endswith(".gz"):
-      yield from reader
-      return
-    try:
-      with gzip.GzipFile(fileobj=reader) as unpacked:
-        yield from unpacked
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-      raise ValueError(f"{path} is damaged, or no gzip file ({error}).") from (
-          None)
-
-
 def _text_bytes(input_files):
-  """About how much text there is."""
+  """How much text there is, compressed files unpacked."""
   return sum(
-      tf.io.gfile.stat(path).length *
-      (_GZIP_RATIO if path.endswith(".gz") else 1) for path in input_files)
+      sum(map(len, script_helpers.raw_lines(path))) if path.endswith(".gz")
+      else tf.io.gfile.stat(path).length for path in input_files)
 
 
 def create_instances_from_document(
@@ -692,16 +674,18 @@ def _deal_out(documents, num_blocks, folder, rng):
     folder: string; the files have the blocks' numbers as their names.
     rng: random.Random.
   """
-  waiting, size = [[] for _ in range(num_blocks)], 0
+  for number in range(num_blocks):  # Some may get no document.
+    open(os.path.join(folder, str(number)), "w").close()
+  waiting, size = collections.defaultdict(list), 0  # By block.
 
   def write():
     # Closed again each time: there may be more blocks than a process may have
     # files open.
-    for number, texts in enumerate(waiting):
+    for number, texts in waiting.items():
       with open(os.path.join(folder, str(number)), "a", encoding="utf-8",
                 newline="\n") as writer:
         writer.writelines(f"{text}\n\n" for text in texts)
-      texts.clear()
+    waiting.clear()
 
   order = itertools.chain.from_iterable(
       rng.sample(range(num_blocks), num_blocks) for _ in itertools.repeat(None))
@@ -751,10 +735,10 @@ def _make_block(path, tokenizer, dupe_factor, rng, compress, settings):
   return finished
 
 
-# What a file has: numbers of records, tokens, tokens to predict, and pairs
-# whose second segment does not follow the first.
+# What a file has: numbers of records, tokens, tokens to predict, records
+# without any of these, and pairs whose second segment does not follow.
 _Counts = collections.namedtuple(
-    "_Counts", ["records", "tokens", "masked", "random_next"])
+    "_Counts", ["records", "tokens", "masked", "unmasked", "random_next"])
 
 
 def _check_records(path, max_seq_length, max_predictions_per_seq, vocab_size,
@@ -784,14 +768,15 @@ def _check_records(path, max_seq_length, max_predictions_per_seq, vocab_size,
       lengths = batch["input_mask"].sum(axis=1)
       is_masked = batch["masked_lm_weights"] > 0
       is_well_formed = (
-          np.all(is_masked.any(axis=1)) and
           np.all(batch["masked_lm_positions"] < lengths[:, None]) and
           all(np.all((0 <= batch[name]) & (batch[name] < vocab_size))
               for name in ("input_ids", "masked_lm_ids")))
       if not is_well_formed:
-        raise ValueError(f"{path} has a record without a masked token, or with "
-                         f"numbers that are out of bounds.")
+        raise ValueError(
+            f"{path} has a record with numbers that are out of bounds.")
+      # Where only whole words are masked, one token may be less than a word.
       counts += (len(lengths), lengths.sum(), is_masked.sum(),
+                 np.sum(~is_masked.any(axis=1)),
                  batch["next_sentence_labels"].sum())
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
     raise ValueError(f"{path} can't be read back: {error.message}") from None
@@ -801,9 +786,12 @@ def _check_records(path, max_seq_length, max_predictions_per_seq, vocab_size,
 def main(_):
   """Runs the script as its flags say. Source: upstream symbol; see CHANGES."""
   args = FLAGS
+  script_helpers.check_one_process()
   _check_flags(args)
   output_files = _output_files(args)
   input_files = _input_files(args, output_files)
+  for folder in sorted({os.path.dirname(path) for path in output_files}):
+    script_helpers.check_output_dir(folder or ".", "output_file")
   tokenizer = _make_tokenizer(args)
   workers = args.workers or worker_helpers.default_workers()
   settings = dict(
@@ -849,17 +837,19 @@ def _check_flags(args):
 
 
 def _output_files(args):
-  """The names in --output_file, whose folders can be written."""
+  """The names in --output_file."""
   output_files = args.output_file.split(",")
   if "" in output_files or len(set(output_files)) < len(output_files):
     raise ValueError(f"--output_file={args.output_file} has an empty name or "
                      f"one twice: give different names, separated by commas.")
+  for path in set(output_files).intersection(
+      map(script_helpers.temporary_name, output_files)):
+    raise ValueError(f"--output_file: {path} is the name of another one while "
+                     f"it is being written. Give another name.")
   for path in output_files:
     if tf.io.gfile.isdir(path):
       raise ValueError(f"--output_file: {path} is a folder. Give the name of a "
                        f"file.")
-  for folder in sorted({os.path.dirname(path) for path in output_files}):
-    script_helpers.check_output_dir(folder or ".", "output_file")
   return output_files
 
 
@@ -867,14 +857,23 @@ def _input_files(args, output_files):
   """The files that --input_file names, those of a pattern in order."""
   input_files = []
   for pattern in args.input_file.split(","):
+    if tf.io.gfile.isdir(pattern):
+      raise ValueError(f"--input_file: {pattern} is a folder. Name the files "
+                       f"in it: {os.path.join(pattern, '*.txt')}")
     found = [path for path in sorted(tf.io.gfile.glob(pattern))
              if not tf.io.gfile.isdir(path)]
     if not found:
       raise ValueError(f"--input_file: no file is named {pattern!r}, or fits "
                        f"that pattern.")
     input_files.extend(found)
+  for path in input_files:  # They are read more than once.
+    if os.path.exists(path) and not os.path.isfile(path):
+      raise ValueError(f"--input_file: {path} is no regular file. Save the "
+                       f"text to a file first.")
+  written = output_files + [
+      script_helpers.temporary_name(path) for path in output_files]
   for path in set(map(os.path.realpath, input_files)).intersection(
-      map(os.path.realpath, output_files)):
+      map(os.path.realpath, written)):
     raise ValueError(f"--output_file would overwrite {path} of --input_file. "
                      f"Give another name.")
   return input_files
@@ -922,10 +921,13 @@ def _log_counts(name, counts):
       "%.1f %%", name, counts.records, counts.tokens, counts.masked,
       100 * counts.masked / counts.tokens,
       100 * counts.random_next / counts.records)
+  if counts.unmasked:
+    logging.warning("%s: %d records have no token to predict.", name,
+                    counts.unmasked)
 
 
 if __name__ == "__main__":
   init_pretraining_data_flags()
   script_helpers.run(
       main, ["input_file", "output_file", "vocab_file"],
-      script_helpers.NOTHING_WRITTEN)
+      script_helpers.NOTHING_FINISHED)

@@ -254,7 +254,7 @@ def read_examples(input_file):
   one counts. An empty line is an example too.
 
   Args:
-    input_file: string; "-" is stdin.
+    input_file: string; "-" is stdin, names that end with .gz are unpacked.
 
   Returns:
     List of InputExample, numbered from 0.
@@ -265,30 +265,27 @@ def read_examples(input_file):
   Source: upstream symbol; see CHANGES.
   """
   examples = []
-  with contextlib.ExitStack() as stack:
-    lines = (sys.stdin.buffer if input_file == _STANDARD_STREAM else
-             stack.enter_context(tf.io.gfile.GFile(input_file, "rb")))
-    for number, line in enumerate(lines):
-      try:
-        line = line.decode("utf-8").strip()
-      except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--input_file={input_file}:{number + 1}: not UTF-8: byte "
-            f"0x{error.object[error.start]:02x} at column {error.start + 1}. "
-            f"Convert the file, for example with iconv -f LATIN1 -t UTF-8."
-        ) from None
-      first, separator, second = line.rpartition(" ||| ")
-      examples.append(InputExample(
-          number, *((first, second) if separator else (line, None))))
+  lines = (sys.stdin.buffer if input_file == _STANDARD_STREAM else
+           script_helpers.raw_lines(input_file))
+  for number, line in enumerate(lines):
+    try:
+      line = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+          f"--input_file={input_file}:{number + 1}: not UTF-8: byte "
+          f"0x{error.object[error.start]:02x} at column {error.start + 1}. "
+          f"Convert the file, for example with iconv -f LATIN1 -t UTF-8."
+      ) from None
+    first, separator, second = line.rpartition(" ||| ")
+    examples.append(InputExample(
+        number, *((first, second) if separator else (line, None))))
   return examples
 
 
 def main(_):
   """Reads the lines, runs the model, writes the features."""
   tf.compat.v1.enable_resource_variables()
-  if horovod_helpers.comm_size() > 1:
-    raise ValueError("This script works in one process: start it without "
-                     "mpirun, and give each process its own part of the lines.")
+  script_helpers.check_one_process()
   horovod_helpers.start_ranks(use_horovod=False, cpu_only=FLAGS.cpu_only)
   script_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
@@ -344,7 +341,8 @@ def _check_flags(args, bert_config):
   if not tf.io.gfile.isdir(folder):
     raise ValueError(f"--output_file={args.output_file}: there is no folder "
                      f"{folder}. Make it first.")
-  if os.path.abspath(args.output_file) == os.path.abspath(args.input_file):
+  if os.path.abspath(args.input_file) in map(os.path.abspath, (
+      args.output_file, script_helpers.temporary_name(args.output_file))):
     raise ValueError(f"--output_file={args.output_file} is the input: give it "
                      f"another name.")
   if tf.io.gfile.isdir(args.output_file):
@@ -541,9 +539,9 @@ def _npz_writer(path, layer_indexes, hidden_size):
   places = {f"layer_{index}": place for place, index in enumerate(
       layer_indexes)}  # A layer that is named twice is written once.
   all_tokens, lengths = [], []
-  parts = f"{path}.parts"
-  os.makedirs(parts, exist_ok=True)
-  try:
+  with tempfile.TemporaryDirectory(
+      prefix=f"{os.path.basename(path)}.", suffix=".tmp",
+      dir=os.path.dirname(path) or ".") as parts:
     with contextlib.ExitStack() as stack:
       files = {name: stack.enter_context(
           open(os.path.join(parts, name), "w+b")) for name in places}
@@ -571,12 +569,10 @@ def _npz_writer(path, layer_indexes, hidden_size):
                 "shape": (len(all_tokens), hidden_size)})
             file.seek(0)
             shutil.copyfileobj(file, member, 1 << 20)
-  finally:
-    shutil.rmtree(parts, ignore_errors=True)
 
 
 if __name__ == "__main__":
   init_extract_features_flags()
   script_helpers.run(
       main, ["input_file", "vocab_file", "bert_config_file", "init_checkpoint",
-             "output_file"], script_helpers.NOTHING_WRITTEN)
+             "output_file"], script_helpers.NOTHING_FINISHED)

@@ -14,6 +14,7 @@ Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT",
 section 3.1 and appendix A; Habana's BERT changes for devices and ranks.
 """
 
+import collections
 import itertools
 import os
 import zlib
@@ -36,6 +37,8 @@ FLAGS = flags.FLAGS
 
 # With this many files for each rank some may get one more than others.
 _MANY_FILES_PER_RANK = 10
+# Of each file so many records are looked at before anything is done.
+_CHECKED_RECORDS = 100
 
 
 def init_pretraining_flags():
@@ -372,7 +375,7 @@ def main(_):
   script_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)
-  train_files, eval_files = _input_files(FLAGS)
+  train_files, eval_files = _input_files(FLAGS, bert_config)
   script_helpers.check_output_dir(FLAGS.output_dir)
   checkpoint_helpers.check_checkpoints(
       FLAGS, bert_config, lambda ids: _build_model(bert_config, ids),
@@ -391,15 +394,19 @@ def main(_):
   estimator = estimator_helpers.make_estimator(
       FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.eval_batch_size)
-  if FLAGS.do_train:
-    estimator_helpers.train(
-        FLAGS, estimator,
-        input_fn_builder(train_files, FLAGS.max_seq_length,
-                         FLAGS.max_predictions_per_seq, is_training=True),
-        None, num_train_steps, optimization.LEARNING_RATE,
-        first_synapse_step=30)
-  if FLAGS.do_eval and prediction_helpers.takes_part(FLAGS):
-    _evaluate(FLAGS, estimator, model_fn, eval_files)
+  try:
+    if FLAGS.do_train:
+      estimator_helpers.train(
+          FLAGS, estimator,
+          input_fn_builder(train_files, FLAGS.max_seq_length,
+                           FLAGS.max_predictions_per_seq, is_training=True),
+          None, num_train_steps, optimization.LEARNING_RATE,
+          first_synapse_step=30)
+    if FLAGS.do_eval and prediction_helpers.takes_part(FLAGS):
+      _evaluate(FLAGS, estimator, model_fn, eval_files)
+  except tf.errors.DataLossError as error:
+    _name_damaged_file(train_files + eval_files, error)
+    raise
 
 
 def _check_flags(args, bert_config):
@@ -411,11 +418,12 @@ def _check_flags(args, bert_config):
   script_helpers.check_max_seq_length(args, bert_config, smallest=5)
 
 
-def _input_files(args):
+def _input_files(args, bert_config):
   """The files to train and to evaluate on, each looked into.
 
   Args:
     args: the parsed flags.
+    bert_config: BertConfig.
 
   Returns:
     (train_files, eval_files): lists of string, empty where not needed.
@@ -428,7 +436,7 @@ def _input_files(args):
   eval_files = _find_files(flag, args) if (
       args.do_eval and prediction_helpers.takes_part(args)) else []
   for path in sorted(set(train_files + eval_files)):
-    _check_first_record(path, args)
+    _check_records(path, args, bert_config)
   if train_files:
     _check_share(train_files)
   return train_files, eval_files
@@ -470,42 +478,72 @@ def _records(path):
       path, tf.io.TFRecordOptions(_compression(path)))
 
 
-def _check_first_record(path, args):
+def _check_records(path, args, bert_config):
   """Refuses a file without records, or with such as other flags make.
 
   Args:
     path: string.
     args: the parsed flags.
+    bert_config: BertConfig.
 
   Raises:
     ValueError: names what doesn't fit, and the flag.
   """
+  expected = _record_features(args.max_seq_length, args.max_predictions_per_seq)
+  # What ids and positions have to be below.
+  bounds = {
+      "input_ids": bert_config.vocab_size,
+      "masked_lm_ids": bert_config.vocab_size,
+      "segment_ids": bert_config.type_vocab_size,
+      "masked_lm_positions": args.max_seq_length, "next_sentence_labels": 2}
+  found = None
   try:
-    example = tf.train.Example.FromString(next(_records(path)))
-  except StopIteration:
-    raise ValueError(f"{path} holds no whole record: it is empty, cut short or "
-                     f"something else.") from None
-  except (tf.errors.OpError, message.DecodeError) as error:
+    for found in itertools.islice(_records(path), _CHECKED_RECORDS):
+      features = tf.train.Example.FromString(found).features.feature
+      for name, feature in expected.items():
+        if name not in features:
+          raise ValueError(
+              f"{path}: its records have no {name} but "
+              f"{', '.join(sorted(features))}. Make them with "
+              f"create_pretraining_data.py.")
+        values = (features[name].float_list if feature.dtype == tf.float32
+                  else features[name].int64_list).value
+        _check_values(path, name, values, feature.shape[0], bounds.get(name))
+  except (tf.errors.DataLossError, message.DecodeError) as error:
     raise ValueError(
         f"{path} is no record file of create_pretraining_data.py, or damaged "
         f"({error}).") from error
-  features = example.features.feature
-  expected = _record_features(args.max_seq_length, args.max_predictions_per_seq)
-  for name, feature in expected.items():
-    if name not in features:
+  if found is None:
+    raise ValueError(f"{path} holds no whole record: it is empty, cut short or "
+                     f"something else.")
+
+
+def _check_values(path, name, values, length, bound):
+  """See `_check_records`; `bound` is None for what is no id."""
+  if len(values) != length:
+    flag = ("max_predictions_per_seq" if name.startswith("masked_lm_")
+            else "max_seq_length")
+    raise ValueError(
+        f"{path}: {name} of its records has {len(values)} values, --{flag} "
+        f"says {length}. Pass --{flag}={len(values)}, as the records were "
+        f"made, or make them anew.")
+  if bound is not None and not 0 <= min(values) <= max(values) < bound:
+    raise ValueError(
+        f"{path}: {name} of its records has {min(values)} to {max(values)}, "
+        f"the model takes 0 to {bound - 1}. Were they made with the vocabulary "
+        f"of --bert_config_file?")
+
+
+def _name_damaged_file(files, error):
+  """Raises ValueError with the file in which records can't be read, if any."""
+  for path in files:
+    try:
+      collections.deque(_records(path), maxlen=0)
+    except tf.errors.DataLossError:
       raise ValueError(
-          f"{path}: its records have no {name} but "
-          f"{', '.join(sorted(features))}. Make them with "
-          f"create_pretraining_data.py.")
-    values = (features[name].float_list if feature.dtype == tf.float32
-              else features[name].int64_list).value
-    if len(values) != feature.shape[0]:
-      flag = ("max_seq_length" if feature.shape[0] == args.max_seq_length
-              and not name.startswith("masked") else "max_predictions_per_seq")
-      raise ValueError(
-          f"{path}: {name} of its records has {len(values)} values, "
-          f"--{flag} says {feature.shape[0]}. Pass --{flag}={len(values)}, as "
-          f"the records were made, or make them anew.")
+          f"{path} is damaged ({error.message.splitlines()[0]}). Make or copy "
+          f"it anew; the training then goes on from the last checkpoint."
+      ) from error
 
 
 def _sizes(files):

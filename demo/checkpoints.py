@@ -368,4 +368,4 @@ def main(argv):
 
 if __name__ == "__main__":
   init_checkpoints_flags()
-  script_helpers.run(main, [], script_helpers.NOTHING_WRITTEN)
+  script_helpers.run(main, [], script_helpers.NOTHING_FINISHED)

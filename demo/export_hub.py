@@ -209,4 +209,4 @@ if __name__ == "__main__":
   init_export_hub_flags()
   script_helpers.run(
       main, ["init_checkpoint", "bert_config_file", "vocab_file", "output_dir"],
-      script_helpers.NOTHING_WRITTEN)
+      script_helpers.NOTHING_FINISHED)

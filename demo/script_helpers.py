@@ -2,6 +2,7 @@
 """What every script does around its own story: flags, errors, files, bars."""
 
 import contextlib
+import gzip
 import hashlib
 import math
 import os
@@ -11,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+import zlib
 
 from absl import app
 from absl import flags
@@ -47,8 +49,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _FAREWELL_SECONDS = 1.0
 
 _GOES_ON = "The same command goes on from the last checkpoint."
-NOTHING_WRITTEN = (
-    "Nothing was written; files of an earlier run are as they were.")
+NOTHING_FINISHED = "Files of an earlier run are as they were."
 
 # Flags that may differ between ranks: what lies there is compared instead.
 _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
@@ -179,7 +180,7 @@ def run(main, required_flags, after_stop=_GOES_ON):
     main: function of the positional arguments.
     required_flags: list of flag names without which the script can't start.
     after_stop: string, what an interrupted run leaves to its user;
-      NOTHING_WRITTEN where it is that.
+      NOTHING_FINISHED where that is nothing.
   """
   flags.mark_flags_as_required(required_flags)
 
@@ -227,6 +228,9 @@ def _explain(error, after_stop):
     return 128 + error.signal, str(error) if is_chief else None
   if isinstance(error, horovod_helpers.OtherRankError):
     return 1, None
+  if isinstance(error, BrokenPipeError):  # Who read it has seen enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE, None
   message = _user_message(error)
   if message is None and not horovod_helpers.horovod_enabled():
     return None, None
@@ -317,7 +321,7 @@ def _user_message(error):
   """One line for an error that the user can cause; None for a bug."""
   if isinstance(error, tf.estimator.NanLossDuringTrainingError):
     return ("the loss became NaN: try a smaller --learning_rate or a longer "
-            "--warmup_proportion.")
+            "warm-up.")
   text = getattr(error, "message", None) or str(error)
   # TensorFlow puts where it was noticed before what it is.
   found = re.match(r"Graph execution error:.*?^Node: [^\n]*\n([^\n]*)", text,
@@ -392,6 +396,39 @@ def check_ranks_agree(args, files, values):
   compared["The program"] = f"sha256 {digest.hexdigest()[:12]}"
   compared["TensorFlow"] = tf.__version__
   horovod_helpers.check_agreement({**compared, **values})
+
+
+def check_one_process():
+  """Refuses to be one of several ranks, for scripts that know none.
+
+  Raises:
+    ValueError: a launcher started several processes.
+  """
+  if horovod_helpers.comm_size() > 1:
+    raise ValueError(
+        "This script works in one process: start it without mpirun, "
+        "horovodrun or demo.launch, or each process on files of its own.")
+
+
+def raw_lines(path):
+  """Yields the lines (bytes, with their ends) of a text file.
+
+  Args:
+    path: string; names that end with .gz are unpacked.
+
+  Raises:
+    ValueError: a compressed file is damaged.
+  """
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    if not path.endswith(".gz"):
+      yield from reader
+      return
+    try:
+      with gzip.GzipFile(fileobj=reader) as unpacked:
+        yield from unpacked
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+      raise ValueError(
+          f"{path} is damaged, or no gzip file ({error}).") from None
 
 
 def sha256(path):
@@ -579,15 +616,23 @@ def finished_file(path):
   """Gives a temporary name to write to, and renames it when all went well.
 
   A file under its real name is therefore always whole: an interrupted run
-  leaves the earlier one in place.
+  leaves the earlier one in place. Links are followed.
 
   Args:
     path: string, the name in the end.
 
+  Raises:
+    ValueError: there is a device, a pipe or a folder of that name.
+
   Yields:
     string, a name in the same folder.
   """
-  temporary = f"{path}.tmp"  # What a killed run left is written over.
+  if os.path.islink(path):
+    path = os.path.realpath(path)
+  if os.path.exists(path) and not os.path.isfile(path):
+    raise ValueError(f"{path} can't be written: something that is no file has "
+                     f"that name. Give another one.")
+  temporary = temporary_name(path)  # What a killed run left is written over.
   try:
     yield temporary
     tf.io.gfile.rename(temporary, path, overwrite=True)
@@ -595,6 +640,11 @@ def finished_file(path):
     if tf.io.gfile.exists(temporary):
       tf.io.gfile.remove(temporary)
     raise
+
+
+def temporary_name(path):
+  """The name that a file of `finished_file` has before it is finished."""
+  return f"{path}.tmp"
 
 
 @contextlib.contextmanager

@@ -351,8 +351,24 @@ class MainTest:
       assert path.stat().st_size < plain.stat().st_size
     self.run(run_main, corpus, two, mode, random_seed=2, **flag)
     assert read(two[0]) != read(one[0])
+    for path in sorted(tmp_path.glob("*.txt")):
+      (tmp_path / f"{path.name}.gz").write_bytes(
+          gzip.compress(path.read_bytes()))
+    assert self.run(run_main, f"{tmp_path}/*.txt.gz", two, mode,
+                    **flag) == written
     # Nothing temporary is left.
-    assert len(list(tmp_path.iterdir())) == 3 + 9
+    assert len(list(tmp_path.iterdir())) == 2 * 3 + 9
+
+  def test_words_too_long_to_be_masked_whole(
+      self, run_main, tiny_model, tmp_path, caplog):
+    text = write_corpus(
+        tmp_path / "x.txt", [[["zzz"], ["qqq"]], [["xxx"], ["yyy"]]])
+    run_main("--do_whole_word_mask", input_file=text,
+             vocab_file=tiny_model.vocab_file)
+    records = read(tmp_path / "out.tf_record")
+    assert records and all(
+        set(record["masked_lm_weights"]) == {0.0} for record in records)
+    assert f"{len(records)} records have no token to predict" in caplog.text
 
   def test_streamed_blocks_have_all_documents_once(
       self, run_main, corpus, tmp_path, tokenizer):
@@ -450,16 +466,19 @@ class CheckRecordsTest:
 
   def test_counts(self, tmp_path):
     assert self.check(
-        tmp_path, self.record(), self.record(next_sentence_labels=[1])) == (
-            2, 10, 2, 1)
+        tmp_path, self.record(), self.record(next_sentence_labels=[1]),
+        # Whole words: none was short enough to be predicted.
+        self.record(masked_lm_weights=[0.0, 0.0])) == (3, 15, 2, 1, 1)
 
-  @pytest.mark.parametrize("changes", [
-      {"segment_ids": [0] * 5}, {"masked_lm_ids": None},
-      {"masked_lm_positions": [5, 0]}, {"masked_lm_weights": [0.0, 0.0]},
-      {"input_ids": [2, 4, 3, 10, 3, 0]}, {"next_sentence_labels": [0, 1]}],
+  @pytest.mark.parametrize("changes, reason", [
+      ({"segment_ids": [0] * 5}, "can't be read back.*segment_ids"),
+      ({"masked_lm_ids": None}, "can't be read back.*masked_lm_ids"),
+      ({"next_sentence_labels": [0, 1]}, "can't be read back.*next_sentence"),
+      ({"masked_lm_positions": [5, 0]}, "numbers that are out of bounds"),
+      ({"input_ids": [2, 4, 3, 10, 3, 0]}, "numbers that are out of bounds")],
                            ids=str)
-  def test_what_is_not_well_formed(self, changes, tmp_path):
-    with pytest.raises(ValueError, match="x.tf_record"):
+  def test_what_is_not_well_formed(self, changes, reason, tmp_path):
+    with pytest.raises(ValueError, match=f"x.tf_record.*{reason}"):
       self.check(tmp_path, self.record(), self.record(**changes))
 
   def test_damaged_file(self, tmp_path):
@@ -526,6 +545,23 @@ class BadInputTest:
   def test_output_over_input(self, refused, tmp_path):
     refused("x.txt of --input_file", output_file=tmp_path / "x.txt")
     refused("is a folder", output_file=tmp_path)
+    # Names that are taken while the output is written.
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/y.tmp").write_text("text")
+    refused("y.tmp of --input_file", input_file=tmp_path / "more/y.tmp",
+            output_file=tmp_path / "more/y")
+    assert (tmp_path / "more/y.tmp").read_text() == "text"
+    refused("y.tmp is the name of another one",
+            output_file=f"{tmp_path}/y,{tmp_path}/y.tmp")
+
+  def test_input_that_is_no_file(self, refused, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused("pipe is no regular file", input_file=tmp_path / "pipe")
+    refused("is a folder. Name the files", input_file=tmp_path)
+
+  def test_ranks(self, refused, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    refused("works in one process")
 
   @pytest.mark.parametrize("token", ["[MASK]", "[CLS]", "[SEP]", "[UNK]"])
   def test_vocabulary(self, token, refused, vocab_file, tmp_path):
@@ -564,8 +600,8 @@ class ProcessTest:
       process.kill()
     assert process.returncode == 128 + signal.SIGTERM
     assert log.splitlines()[-1] == (
-        "create_pretraining_data.py: ended by SIGTERM. Nothing was written; "
-        "files of an earlier run are as they were.")
+        "create_pretraining_data.py: ended by SIGTERM. Files of an earlier run "
+        "are as they were.")
     assert sorted(os.listdir(tmp_path)) == ["out", "x.txt"]
     assert (tmp_path / "out").read_text() == "earlier"
 

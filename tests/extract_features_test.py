@@ -1,6 +1,7 @@
 """Tests of extract_features.py: parts, and one whole run on a tiny model."""
 
 import inspect
+import gzip
 import io
 import json
 import re
@@ -48,6 +49,15 @@ class ReadExamplesTest:
     assert self.read(tmp_path, b" a \r\n\nb ||| c ||| d\n||| e ||| ") == [
         (0, "a", None), (1, "", None), (2, "b ||| c", "d"), (3, "||| e |||",
                                                              None)]
+
+  def test_compressed_lines(self, tmp_path):
+    path = tmp_path / "in.txt.gz"
+    path.write_bytes(gzip.compress(b"a\nb ||| c\n"))
+    assert [x.text_b for x in extract_features.read_examples(str(path))] == [
+        None, "c"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="in.txt.gz is damaged"):
+      extract_features.read_examples(str(path))
 
   def test_stdin_is_read_alike(self, monkeypatch):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(

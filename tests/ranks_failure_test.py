@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests import conftest
+from tests import run_pretraining_test
 
 MPIRUN, HOROVODRUN = conftest.MPIRUN, conftest.HOROVODRUN
 
@@ -323,4 +324,14 @@ class DistributedPredictTest:
         f"--predict_file={squad_dir}/dev2.json", "--version_2_with_negative",
         "--max_query_length=10", *tiny_model.flags())
     assert len(json.loads(found["predictions.json"])) == 80
+
+  def test_pretraining_gives_one_ranks_bytes(self, tiny_model, tmp_path):
+    records = run_pretraining_test.write(tmp_path / "records", range(50))
+    found = assert_one_ranks_bytes(
+        "run_pretraining.py", ["eval_results.txt"], 2, tmp_path, "--do_eval",
+        f"--input_file={records}", "--max_eval_steps=5",
+        *tiny_model.flags(
+            vocab_file=None, max_seq_length=run_pretraining_test.LENGTH,
+            max_predictions_per_seq=run_pretraining_test.PREDICTIONS))
+    assert b"masked_lm_loss = " in found["eval_results.txt"]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import modeling
 import run_pretraining
 
 LENGTH, PREDICTIONS = 8, 2
@@ -109,6 +110,11 @@ class InputFnTest:
         10 * i + j for i in range(num_files) for j in range(6)]
 
 
+def input_files(args):
+  return run_pretraining._input_files(
+      args, modeling.BertConfig(100, type_vocab_size=2))
+
+
 class InputFilesTest:
 
   def test_names_patterns_and_folders(self, tmp_path):
@@ -117,12 +123,12 @@ class InputFilesTest:
     files = [write(tmp_path / name, [1])
              for name in ("a.1", "a.2", "train/x", "train/y")]
     value = f"{tmp_path}/a.*,{tmp_path}/train"
-    assert run_pretraining._input_files(parsed(input_file=value)) == (
+    assert input_files(parsed(input_file=value)) == (
         files, [])
-    assert run_pretraining._input_files(parsed(
+    assert input_files(parsed(
         input_file=value, do_eval=True, eval_input_file=files[3])) == (
             files, [files[3]])
-    assert run_pretraining._input_files(parsed(
+    assert input_files(parsed(
         input_file=files[0], do_train=False, do_eval=True)) == ([], files[:1])
 
   @pytest.mark.parametrize("make, message", [
@@ -134,20 +140,38 @@ class InputFilesTest:
        "--max_seq_length=12"),
       (lambda path: write(path, [1], segment_ids=None),
        "its records have no segment_ids but input_ids, input_mask,"),
+      (lambda path: write(path, [1, 100]),
+       "input_ids of its records has 1 to 100, the model takes 0 to 99. Were "
+       "they made with the vocabulary of --bert_config_file"),
+      (lambda path: path.write_bytes((write(path, [1, 2]) and
+                                      path.read_bytes())[:-20]),
+       "or damaged"),
       (lambda path: None, "there is no file")])
   def test_wrong_files_are_refused(self, make, message, tmp_path):
     make(tmp_path / "file")
     with pytest.raises(ValueError) as error:
-      run_pretraining._input_files(parsed(input_file=f"{tmp_path}/file"))
+      input_files(parsed(input_file=f"{tmp_path}/file"))
     assert message in str(error.value) and str(tmp_path) in str(error.value)
 
   def test_a_rank_without_records_is_refused(self, as_rank, tmp_path):
     path = write(tmp_path / "file", [1, 2])
     as_rank(3, 1)
-    run_pretraining._input_files(parsed(input_file=path))
+    input_files(parsed(input_file=path))
     as_rank(3, 2)
     with pytest.raises(ValueError, match="too few for 3 ranks"):
-      run_pretraining._input_files(parsed(input_file=path))
+      input_files(parsed(input_file=path))
+
+
+class DamagedFileTest:
+
+  def test_is_named(self, tmp_path):
+    whole = write(tmp_path / "whole", [1])
+    cut = write(tmp_path / "cut", [1, 2], "GZIP")
+    (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-20])
+    error = tf.errors.DataLossError(None, None, "truncated\nand more")
+    with pytest.raises(ValueError, match=r"cut is damaged \(truncated\)\."):
+      run_pretraining._name_damaged_file([whole, cut], error)
+    run_pretraining._name_damaged_file([whole], error)
 
 
 class GatherIndexesTest:

@@ -1,6 +1,7 @@
 """Tests of demo/script_helpers.py."""
 
 import json
+import os
 
 import pytest
 import tensorflow as tf
@@ -26,6 +27,18 @@ class FinishedFileTest:
         raise KeyboardInterrupt
     assert path.read_text() == "earlier"
     assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+  def test_links_are_followed_and_devices_left_alone(self, tmp_path):
+    (tmp_path / "x.txt").write_text("earlier")
+    (tmp_path / "link").symlink_to(tmp_path / "x.txt")
+    script_helpers.write_text(str(tmp_path / "link"), "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "x.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe can't be written"):
+      script_helpers.write_text(str(tmp_path / "pipe"), "new")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 class UserMessageTest:
