@@ -15,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import difflib
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -31,7 +32,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 
 import tqdm
 
@@ -55,15 +55,22 @@ _BLOCK = 1 << 16  # Bytes.
 _LOG_SECONDS = 10  # Between two lines of progress, where there is no bar.
 _BACK_OFF_SECONDS = 1.0  # Before the first retry; doubled for each one after.
 _LONGEST_WAIT = 60.0  # Seconds.
+_SLOWEST = 100  # Bytes a second, over --timeout seconds.
+_ELSEWHERE = "--mirror names another place to take it from."
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 # The published archives unpack to at most a tenth of this.
 _LARGEST_RATIO = 100
 _SMALL = 1 << 20  # Bytes that may always come out.
 _MOST_MEMBERS = 10000
-# What macOS and Windows put into archives.
-_LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Icon\r$|Thumbs\.db$)")
+_LONGEST_NAME = 255  # Characters of a member's name, with its folders.
+# What macOS, Windows and this tool put into folders.
+_LITTER = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Icon\r$|Thumbs\.db$|"
+                     + re.escape(_MARKER) + "$)")
 _ODD_NAME = re.compile(r"[\x00-\x1f\x7f\\:]|^/|(^|/)\.{0,2}(/|$)")
+# Errors that are the disk's, and not the fault of what was downloaded.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
+                errno.EROFS, errno.EIO)
 
 
 class Item(collections.namedtuple("Item", ["name", "sources", "files"])):
@@ -147,8 +154,9 @@ class _TransientError(Exception):
 
 
 def say(message):
-  """Prints a line of the tool's own."""
-  print(f"download: {message}", file=sys.stderr, flush=True)
+  """Prints a line of the tool's own; servers may put more into a message."""
+  line = re.sub(r"\s*[\x00-\x1f\x7f-\x9f]+\s*", " ", str(message)).strip()
+  print(f"download: {line}", file=sys.stderr, flush=True)
 
 
 def find_items(names):
@@ -194,7 +202,7 @@ def get(item, options):
     ValueError, OSError: it can't be had, with a way out.
   """
   folder = os.path.join(options.output_dir, *item.name.split("/"))
-  with _locked({options.output_dir, options.cache_dir}):
+  with _locked(options):
     if os.path.lexists(folder):
       _check_folder(folder, options.check)
       say(f"{item.name} is complete in {folder}: nothing to do.")
@@ -233,11 +241,19 @@ def get(item, options):
 
 
 @contextlib.contextmanager
-def _locked(folders):
-  """Keeps other calls of this tool away from folders, which are made."""
-  with contextlib.ExitStack() as stack:
-    for folder in sorted(set(map(os.path.realpath, folders))):
+def _locked(options):
+  """Keeps other calls of this tool away from its folders, which are made."""
+  for flag in ("output_dir", "cache_dir"):
+    folder = getattr(options, flag)
+    try:
       os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+      raise ValueError(f"--{flag}={folder} can't be made ({error.strerror}): "
+                       f"give another folder.") from error
+  folders = {os.path.realpath(options.output_dir),
+             os.path.realpath(options.cache_dir)}
+  with contextlib.ExitStack() as stack:
+    for folder in sorted(folders):
       lock = stack.enter_context(
           open(os.path.join(folder, ".lock"), "w", encoding="ascii"))
       try:
@@ -296,7 +312,7 @@ def fetch(url, path, options):
       break
     except _TransientError as error:
       size = os.path.getsize(part) if os.path.exists(part) else 0
-      if size > most:  # It gets on, if slowly.
+      if size >= most + _BLOCK:  # It gets on, if slowly.
         failures, most = 0, size
       failures += 1
       if failures > options.retries:
@@ -316,23 +332,33 @@ def _receive(url, part, timeout):
   """Asks once for what of an address is not in the file `part` yet."""
   request = urllib.request.Request(url, headers={
       "User-Agent": "bert-download", "Accept-Encoding": "identity"})
-  state = _read_json(f"{part}.json")
+  try:
+    state = _read_json(f"{part}.json")
+  except ValueError:
+    state = {}
   start = os.path.getsize(part) if os.path.exists(part) else 0
-  if not state.get("validator") or state["url"] != url:
+  if state.get("url") != url or not re.fullmatch(
+      "[ -~]+", str(state.get("validator") or "")):
     start = 0  # It might be another file by now.
   if start and start == state.get("total"):
     return  # All that was missing is its name.
   if start:
     request.add_header("Range", f"bytes={start}-")
-    request.add_header("If-Range", state["validator"])
+    request.add_header("If-Range", str(state["validator"]))
   with _open(request, part, timeout) as response:
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+      raise ValueError(f"{url}: the server sends it as {encoding}, which was "
+                       f"not asked for. {_ELSEWHERE}")
     total = response.headers.get("Content-Length")
-    total = int(total) if total else None
+    if total is not None and not re.fullmatch("[0-9]{1,18}", total):
+      raise _TransientError(f"Content-Length {total!r} is no number of bytes")
+    total = None if total is None else int(total)
     if getattr(response, "status", None) == 206:
-      found = re.match(rf"bytes {start}-\d+/(\d+)$",
-                       response.headers.get("Content-Range", ""))
-      if not found:
-        os.remove(part)
+      found = re.fullmatch(rf"bytes {start}-[0-9]+/([0-9]{{1,18}})",
+                           response.headers.get("Content-Range", ""))
+      if not start or not found:
+        _remove(part)
         raise _TransientError("the server sent another part than was asked for")
       total = int(found[1])
     else:  # The whole, whatever was asked for.
@@ -347,12 +373,17 @@ def _receive(url, part, timeout):
       writer.seek(start)
       writer.truncate()
       size = start
-      for block in _blocks(response, url, start, total):
+      for block in _blocks(response, url, start, total, timeout):
         writer.write(block)
         writer.flush()  # Should the process be killed.
         size += len(block)
   if total is not None and size != total:
     raise _TransientError(f"the connection ended after {size} of {total} bytes")
+  if total is None and url.endswith((".tsv", ".txt")) and (
+      not _ends_a_line(part)):
+    raise _TransientError(
+        f"the connection ended within a line after {size} bytes, and the "
+        f"server does not say how many there are")
 
 
 def _open(request, part, timeout):
@@ -364,34 +395,46 @@ def _open(request, part, timeout):
     error.close()
     status = f"{error.code} {error.reason}"
     if error.code == 416:  # There is no such part: the file has changed.
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(part)
+      _remove(part)
       raise _TransientError(status) from error
     if error.code in _TRANSIENT:
       wait = error.headers.get("Retry-After", "")
       raise _TransientError(
           status, float(wait) if wait.isdigit() else None) from error
-    raise ValueError(f"{url}: {status}. --mirror names another place to take "
-                     f"it from.") from error
-  except (OSError, http.client.HTTPException) as error:
+    raise ValueError(f"{url}: {status}. {_ELSEWHERE}") from error
+  except (OSError, ValueError, http.client.HTTPException) as error:
     reason = getattr(error, "reason", error)
-    if isinstance(reason, ssl.SSLCertVerificationError) or (
-        url.startswith("file:")):
-      raise ValueError(f"{url}: {reason}. --mirror names another place to take "
-                       f"it from.") from error
+    if isinstance(reason, (ssl.SSLCertVerificationError, ValueError,
+                           http.client.InvalidURL)) or url.startswith("file:"):
+      raise ValueError(f"{url}: {reason}. {_ELSEWHERE}") from error
+    if isinstance(reason, http.client.HTTPException):
+      reason = repr(reason)
     raise _TransientError(f"no answer ({reason})") from error
 
 
-def _blocks(response, url, start, total):
+def _remove(path):
+  """Removes a file if it is there."""
+  with contextlib.suppress(FileNotFoundError):
+    os.remove(path)
+
+
+def _ends_a_line(path):
+  with open(path, "rb") as reader:
+    reader.seek(max(0, os.path.getsize(path) - 1))
+    return reader.read() == b"\n"
+
+
+def _blocks(response, url, start, total, timeout):
   """The blocks of an answer, with a bar or lines of progress."""
   name = url.rsplit("/", 1)[-1]
   with tqdm.tqdm(total=total, initial=start, desc=name, unit="B",
                  unit_scale=True, disable=None, leave=False,
                  dynamic_ncols=True) as bar:
     size, last = start, time.monotonic()
+    size_then, then = size, last
     while True:
       try:
-        block = response.read(_BLOCK)
+        block = response.read1(_BLOCK)  # What is there; does not wait for more.
       except (OSError, http.client.HTTPException) as error:
         raise _TransientError(f"the connection broke ({error!r})") from error
       if not block:
@@ -403,6 +446,12 @@ def _blocks(response, url, start, total):
         last = time.monotonic()
         say(f"{name}: {_amount(size)}"
             + (f" of {_amount(total)}" if total else ""))
+      now = time.monotonic()
+      if now - then >= timeout:
+        if size - size_then < _SLOWEST * timeout:
+          raise _TransientError(f"only {size - size_then} bytes came in "
+                                f"{now - then:.0f} s")
+        size_then, then = size, now
 
 
 def _checked_sha256(url, path, recorded, options):
@@ -444,7 +493,7 @@ def _fill(item, paths, folder):
                if not os.path.isfile(os.path.join(folder, name))]
     if missing:
       raise ValueError(f"there is no {', '.join(missing)} in it")
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:  # The latter: JSON.
     for path in paths.values():
       os.remove(path)
     raise ValueError(
@@ -454,19 +503,30 @@ def _fill(item, paths, folder):
 
 def _take_file(path, target):
   """Copies a text file, unless it is something else."""
-  with open(path, "rb") as reader:
-    begin = reader.read(256).lstrip()
-  if not begin or begin.startswith(b"<"):
-    raise ValueError("what came is empty or a web page")
+  text = _read_text(path)
   if target.endswith(".json"):
-    with open(path, encoding="utf-8") as reader:
-      json.load(reader)
+    content = json.loads(text)
+    if not isinstance(content, dict) or "data" not in content:
+      raise ValueError('what came has no "data" as SQuAD has it')
   _check_space(target, os.path.getsize(path), "it")
   shutil.copyfile(path, target)
 
 
+def _read_text(path):
+  """A file's text; refuses what is none, and web pages."""
+  with open(path, encoding="utf-8", newline="") as reader:
+    text = reader.read()
+  if not text.strip() or text.lstrip("\ufeff \t\r\n").startswith("<"):
+    raise ValueError("what came is empty or a web page")
+  if "\0" in text:
+    raise ValueError("what came is no text")
+  return text
+
+
 def unpack(path, folder):
   """Unpacks a zip archive; a single folder around all of it is left out.
+
+  A file that is there already, of another archive, stays as it is.
 
   Args:
     path: string, the archive.
@@ -480,7 +540,11 @@ def unpack(path, folder):
     with zipfile.ZipFile(path) as archive:
       members = _safe_members(archive, os.path.getsize(path))
       _check_space(folder, sum(m.file_size for m in members.values()), "it")
+      taken = {name for name, _ in _files_in(folder)}
       for name, member in members.items():
+        if name in taken:
+          say(f"{name} is in two archives: the one of the first is taken.")
+          continue
         target = os.path.join(folder, *name.split("/"))
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with archive.open(member) as reader, open(target, "wb") as writer:
@@ -489,19 +553,25 @@ def unpack(path, folder):
         if size != member.file_size:
           raise ValueError(f"{name} has {size} bytes where the archive "
                            f"promises {member.file_size}")
-  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError,
-          RuntimeError, FileExistsError, IsADirectoryError) as error:
-    raise ValueError(f"no sound zip archive ({error})") from error
+  except Exception as error:  # Damage has as many forms as zipfile decoders.
+    if isinstance(error, ValueError) or (
+        getattr(error, "errno", None) in _DISK_ERRORS):
+      raise
+    text = getattr(error, "strerror", None) or error  # Without a long path.
+    raise ValueError(f"no sound zip archive ({text})") from error
 
 
 def _safe_members(archive, archive_size):
   """name -> ZipInfo of an archive's files, if all of them can be trusted."""
-  members = {}
+  members, seen = {}, set()
   for member in archive.infolist():
     name = member.orig_filename
     kind = stat.S_IFMT(member.external_attr >> 16)
     if _LITTER.search(name):
       continue
+    if len(name) > _LONGEST_NAME:
+      raise ValueError(f"the archive has a member {name[:40]!r}... of "
+                       f"{len(name)} characters")
     if _ODD_NAME.search(name.rstrip("/") if name.strip("/") else name):
       raise ValueError(f"the archive has a member {name!r}, which leads "
                        f"elsewhere")
@@ -509,8 +579,9 @@ def _safe_members(archive, archive_size):
       raise ValueError(f"the archive's member {name!r} is a link or device")
     if member.is_dir():
       continue
-    if name in members:
+    if name.casefold() in seen:  # Many disks do not tell a from A.
       raise ValueError(f"the archive has {name!r} twice")
+    seen.add(name.casefold())
     members[name] = member
   total = sum(member.file_size for member in members.values())
   if len(members) > _MOST_MEMBERS or (
@@ -559,13 +630,12 @@ def _assemble_mrpc(train_path, test_path, dev_ids_path, folder):
 def _tsv_rows(path, num_columns):
   """Rows (lists of string) of a file of tab-separated values."""
   rows = []
-  with open(path, "rb") as reader:
-    for number, line in enumerate(reader, 1):
-      row = line.decode("utf-8").strip().split("\t")
-      if len(row) != num_columns:
-        raise ValueError(f"{os.path.basename(path)}:{number}: {len(row)} "
-                         f"column(s) instead of {num_columns}")
-      rows.append(row)
+  for number, line in enumerate(_read_text(path).rstrip().split("\n"), 1):
+    row = line.strip().split("\t")
+    if len(row) != num_columns:
+      raise ValueError(f"{os.path.basename(path)}:{number}: {len(row)} "
+                       f"column(s) instead of {num_columns}")
+    rows.append(row)
   return rows
 
 
@@ -590,9 +660,9 @@ def _check_space(path, size, what):
   """Refuses what the disk has no room for."""
   free = shutil.disk_usage(os.path.dirname(path) or ".").free
   if size > free:
-    raise OSError(f"{what} needs {_amount(size)} beside {path}, where "
-                  f"{_amount(free)} are free. Give another --output_dir or "
-                  f"--cache_dir.")
+    raise OSError(
+        errno.ENOSPC, f"{what} needs {_amount(size)} beside {path}, where "
+        f"{_amount(free)} are free. Give another --output_dir or --cache_dir.")
 
 
 def _amount(size):
@@ -619,6 +689,13 @@ def _write_json(path, value):
   os.replace(temporary, path)
 
 
+class _Parser(argparse.ArgumentParser):
+  """Errors become the tool's own."""
+
+  def error(self, message):
+    raise ValueError(f"{message}. --help shows all options.")
+
+
 def parse_arguments(arguments):
   """Parses the command line.
 
@@ -631,7 +708,7 @@ def parse_arguments(arguments):
   Raises:
     ValueError: what is given can't work.
   """
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
       prog="python -m demo.download", allow_abbrev=False,
       description="Downloads data sets and Google's checkpoints.")
   parser.add_argument("names", nargs="*", metavar="NAME",
@@ -660,17 +737,39 @@ def parse_arguments(arguments):
   options = parser.parse_args(arguments)
   if not options.names and not options.list:
     raise ValueError("Name what to download; --list shows all names.")
-  if options.mirror and not re.match(r"(https?|file)://\S+$", options.mirror):
-    raise ValueError(f"--mirror={options.mirror} is not an address that begins "
-                     f"with https://, http:// or file://.")
-  for name, least in (("timeout", 0.1), ("retries", 0)):
-    if getattr(options, name) < least:
+  if options.mirror and not _is_address(options.mirror):
+    raise ValueError(
+        f"--mirror={options.mirror} is not an address such as "
+        f"https://host/folder, http://host:8000/folder or file:///folder.")
+  for name, least, most in (("timeout", 0.1, 86400), ("retries", 0, 1000)):
+    if not least <= getattr(options, name) <= most:  # Nor is NaN.
       raise ValueError(f"--{name}={getattr(options, name)} has to be {least} "
-                       f"or more.")
+                       f"to {most}.")
   options.keeps_cache = options.cache_dir is not None
   options.cache_dir = options.cache_dir or os.path.join(
       options.output_dir, ".downloads")
   return options
+
+
+def _is_address(text):
+  """Whether files can be asked for below an address."""
+  try:
+    parts = urllib.parse.urlsplit(text)
+    return parts.port != 0 and bool(re.fullmatch(
+        r"(https?://[^/:@\s?#][^/@\s?#]*|file://(localhost)?)(/[^\s?#]*)?",
+        text))
+  except ValueError:
+    return False
+
+
+def _print_items(mirror):
+  """Prints names and addresses, for a reader that may close early (`head`)."""
+  try:
+    for item in ITEMS:
+      print(item.name, *(_address(url, mirror) for url in item.sources))
+    sys.stdout.flush()
+  except BrokenPipeError:  # Python would try again to print at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments):
@@ -685,19 +784,19 @@ def main(arguments):
   try:
     options = parse_arguments(arguments)
     if options.list:
-      for item in ITEMS:
-        print(item.name, *(_address(url, options.mirror)
-                           for url in item.sources))
+      _print_items(options.mirror)
       return 0
     for item in find_items(options.names):
       get(item, options)
     return 0
   except (ValueError, OSError) as error:
-    print(f"download: error: {error}", file=sys.stderr)
+    text = getattr(error, "strerror", None) or error
+    if getattr(error, "filename", None):
+      text = f"{error.filename}: {text}"
+    say(f"error: {text}")
     return 1
   except KeyboardInterrupt:
-    print("download: interrupted. The same command goes on from what has come.",
-          file=sys.stderr)
+    say("interrupted. The same command goes on from what has come.")
     return 130
 
 

@@ -1,5 +1,6 @@
 """Tests of demo/download.py against a server on this machine."""
 
+import errno
 import http.server
 import io
 import json
@@ -48,6 +49,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     content = server.files.get(self.path)
     fault, value = (server.faults.pop(0) if server.faults
                     else server.lasting_fault)
+    if fault == "raw":
+      self.wfile.write(value)
+      self.close_connection = True
+      return
     if content is None or fault == "status":
       self.send_error(404 if content is None else value)
       return
@@ -66,7 +71,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.send_header("ETag", etag)
     self.send_header("Content-Length", str(len(content) - start))
     self.end_headers()
-    self.wfile.write(content[start:value if fault else None])
+    if fault == "drip":
+      for i in range(start, len(content)):
+        self.wfile.write(content[i:i + 1])
+        if server.released.wait(0.02):
+          break
+    else:
+      self.wfile.write(content[start:value if fault else None])
     if fault == "stall":
       self.wfile.flush()
       server.released.wait(20)
@@ -159,9 +170,29 @@ class ItemsTest:
   @pytest.mark.parametrize("arguments, word", [
       (["CoLAA"], "did you mean CoLA?"), ([], "--list"),
       (["CoLA", "--mirror=ftp://x"], "--mirror=ftp://x"),
-      (["CoLA", "--timeout=0"], "--timeout=0.0 has to be")])
+      (["CoLA", "--mirror=http://[x"], "--mirror=http://[x"),
+      (["CoLA", "--mirror=http://x:y"], "--mirror=http://x:y"),
+      (["CoLA", "--mirror=https://"], "--mirror=https://"),
+      (["CoLA", "--timeout=0"], "--timeout=0.0 has to be"),
+      (["CoLA", "--timeout=nan"], "--timeout=nan has to be"),
+      (["CoLA", "--timeout=inf"], "--timeout=inf has to be"),
+      (["CoLA", "--timeout=soon"], "argument --timeout"),
+      (["CoLA", "--none"], "unrecognized arguments: --none. --help"),
+      (["CoLA", f"--output_dir={__file__}"], f"--output_dir={__file__} can't")])
   def test_wrong_arguments(self, arguments, word, capsys):
-    assert_refused((download.main(arguments), capsys.readouterr().err), word)
+    result = download.main(arguments), capsys.readouterr().err
+    assert_refused(result, word)
+    assert len(result[1].splitlines()) == 1
+
+  def test_a_list_that_nobody_reads_to_its_end(self):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+      result = subprocess.run(
+          [sys.executable, "-m", "demo.download", "--list"],
+          cwd=conftest.PROJECT, stdout=closed, stderr=subprocess.PIPE,
+          check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 class GetTest:
@@ -182,8 +213,10 @@ class GetTest:
   def test_folders_and_litter_of_archives(self, call, server, tmp_path):
     server.files[COLA_PATH] = zipped(
         {**TASK, "original/a.tsv": b"a", "Icon\r": b"", ".DS_Store": b"x",
-         zipfile.ZipInfo("__MACOSX/CoLA/._dev.tsv"): b"x"})
+         zipfile.ZipInfo("__MACOSX/CoLA/._dev.tsv"): b"x",
+         ".download.json": b"{}"})
     assert call("CoLA")[0] == 0
+    assert call("CoLA", "--check")[0] == 0
     folder = tmp_path / "out" / "CoLA"
     assert sorted(x.name for x in folder.iterdir()) == [
         ".download.json", "dev.tsv", "original", "test.tsv", "train.tsv"]
@@ -215,6 +248,34 @@ class GetTest:
       server.files[f"/SQuAD-explorer/dataset/{name}-v2.0.json"] = (
           b"<!DOCTYPE html><p>Log in to the network")
     assert_refused(call("SQuAD-v2.0"), "web page", "--mirror")
+
+  @pytest.mark.parametrize("name, path, content, word", [
+      ("AX", "/glue/data/AX.tsv", b"index\tna\xefve\n", "utf-8"),
+      ("AX", "/glue/data/AX.tsv", b"index\0\n", "no text"),
+      ("AX", "/glue/data/AX.tsv", b" \n", "empty"),
+      ("SQuAD-v1.1", None, b'{"data": [', "Expecting value"),
+      ("SQuAD-v1.1", None, b'{"error": 5}', '"data"'),
+      ("SQuAD-v1.1", None, b"[" * 100000, "removed")])
+  def test_plain_files_that_are_something_else(
+      self, name, path, content, word, call, server, tmp_path):
+    for source in [path] if path else [
+        f"/SQuAD-explorer/dataset/{part}-v1.1.json" for part in ("train", "dev")
+    ]:
+      server.files[source] = content
+    assert_refused(call(name), word, name, "--mirror")
+    assert {x.name for x in tmp_path.rglob("*") if not x.is_dir()} == {".lock"}
+
+  def test_the_first_of_two_archives_counts(self, call, server, tmp_path):
+    for archive, files in (
+        ("XNLI-1.0", {"xnli.dev.tsv": b"dev", "README": b"first"}),
+        ("XNLI-MT-1.0", {"multinli/multinli.train.zh.tsv": b"train",
+                         "README": b"second"})):
+      server.files[f"/XNLI/{archive}.zip"] = zipped(files, f"{archive}/")
+    status, output = call("XNLI")
+    assert status == 0 and "README is in two archives" in output
+    folder = tmp_path / "out" / "XNLI"
+    assert (folder / "README").read_bytes() == b"first"
+    assert (folder / "multinli" / "multinli.train.zh.tsv").exists()
 
   def test_a_mirror_of_files(self, tmp_path, capsys):
     (tmp_path / "glue" / "data").mkdir(parents=True)
@@ -289,6 +350,57 @@ class FetchTest:
     status, output = call("CoLA")
     assert status == 0 and "416" in output
     assert content_of(tmp_path / "out" / "CoLA") == TASK
+
+  @pytest.mark.parametrize("state", [
+      b"", b"[1]", b"{}", b'{"validator": "x"}',
+      b'{"url": "%s", "validator": {"x": "\\n"}, "total": "many"}'])
+  def test_a_damaged_note_on_a_part_is_not_used(
+      self, state, call, server, tmp_path):
+    server.faults = [("cut", 1000), ("status", 403)]
+    assert_refused(call("CoLA"), "403")
+    note = next((tmp_path / "out" / ".downloads").glob("*.part.json"))
+    note.write_bytes(state.replace(
+        b"%s", (server.address + COLA_PATH).encode()))
+    assert call("CoLA")[0] == 0
+    assert content_of(tmp_path / "out" / "CoLA") == TASK
+
+  @pytest.mark.parametrize("answer, tries, word", [
+      (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n"
+       b"Content-Range: bytes 0-4/5\r\n\r\nabcde", 2, "another part"),
+      (b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n", 2, "'abc'"),
+      (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", 2, "'-5'"),
+      (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nx", 1, "gzip"),
+      (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /glue/data/"
+       b"CoLA.zip\r\n\r\n", 5, "302"),
+      (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://[x\r\n"
+       b"\r\n", 1, "Invalid"),
+      (b"\x1b[1mgarbage\r\n\r\n", 2, "garbage")])
+  def test_odd_answers_are_told_in_one_line(
+      self, answer, tries, word, call, server):
+    server.lasting_fault = ("raw", answer)
+    status, output = call("CoLA", "--retries=1")
+    assert_refused((status, output), server.address + COLA_PATH, word,
+                   "--mirror")
+    assert all(x.startswith("download: ") for x in output.splitlines())
+    assert "\x1b" not in output
+    assert len(server.asked) == tries
+
+  def test_text_of_unknown_length_ends_with_a_line(self, call, server):
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    server.files["/glue/data/AX.tsv"] = b""
+    server.lasting_fault = ("raw", head + b"index\tsentence1\tsente")
+    assert_refused(call("AX", "--retries=1"), "within a line")
+    server.lasting_fault = ("raw", head + b"index\tsentence1\tsentence2\n")
+    assert call("AX")[0] == 0
+
+  def test_a_server_that_drips_counts_as_broken(
+      self, call, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_SLOWEST", 1000)
+    server.lasting_fault = ("drip", None)
+    assert_refused(call("CoLA", "--timeout=0.2", "--retries=1"),
+                   "bytes came in", "tried 2 time(s)")
+    part = next((tmp_path / "out" / ".downloads").glob("*.part"))
+    assert 0 < part.stat().st_size < 100  # What came is there.
 
   def test_a_complete_part_lacks_only_its_name(self, call, server, tmp_path):
     server.faults = [("cut", 1000), ("status", 403)]
@@ -378,6 +490,17 @@ def lying(size):
   return bytes(archive)
 
 
+def damaged(compression):
+  """An archive with other bytes in the middle of its first member."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w", compression) as archive:
+    for name, content in TASK.items():
+      archive.writestr(name, content)
+  archive = bytearray(buffer.getvalue())
+  archive[100:110] = b"\xff" * 10
+  return bytes(archive)
+
+
 class UnpackTest:
 
   @pytest.mark.parametrize("archive, word", [
@@ -398,7 +521,16 @@ class UnpackTest:
       (lambda: lying(100000), "bytes where the archive promises 100000"),
       (lambda: zipped({**TASK, zipfile.ZipInfo("CoLA/dev.tsv"): b"x"}),
        "twice"),
+      (lambda: zipped({**TASK, zipfile.ZipInfo("CoLA/DEV.tsv"): b"x"}),
+       "twice"),
       (lambda: zipped({**TASK, "dev.tsv/a": b"x"}), "sound zip"),
+      (lambda: zipped({"dev.tsv/a": b"x", **TASK}), "sound zip"),
+      (lambda: zipped({**TASK, "n" * 300: b"x"}), "of 305 characters"),
+      (lambda: zipped({**TASK, "\u00fc" * 200: b"x"}), "name too long"),
+      (lambda: zipped({**TASK, "d/" * 3000 + "x": b"x"}), "characters"),
+      (lambda: damaged(zipfile.ZIP_LZMA), "sound zip"),
+      (lambda: damaged(zipfile.ZIP_BZIP2), "sound zip"),
+      (lambda: damaged(zipfile.ZIP_DEFLATED), "sound zip"),
       (lambda: COLA[:-30], "not a zip file"),
       (lambda: COLA.replace(b"dev.tsv of", b"DEV.tsv of", 1), "Bad CRC"),
       (lambda: zipped({"train.tsv": b"x"}), "no dev.tsv, test.tsv")])
@@ -411,6 +543,15 @@ class UnpackTest:
     assert not (tmp_path / "out" / ".unpacking").exists()
     server.files[COLA_PATH] = COLA  # Nothing of it counts.
     assert call("CoLA")[0] == 0
+
+  def test_an_archive_outlives_trouble_of_the_disk(
+      self, call, server, monkeypatch):
+    def fail(*arguments):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk")
+    with monkeypatch.context() as patch:
+      patch.setattr(download.shutil, "copyfileobj", fail)
+      assert_refused(call("CoLA"), "/disk: No space left on device")
+    assert call("CoLA")[0] == 0 and len(server.asked) == 1
 
   def test_what_a_killed_run_left_is_not_taken_over(self, call, tmp_path):
     left = tmp_path / "out" / ".unpacking" / "content"
@@ -460,7 +601,7 @@ class MrpcTest:
 
   @pytest.mark.parametrize("dev_ids, train, message", [
       ("3\t4\n7\t8\n", TRAIN, "has 1 of the 2 rows"),
-      ("", TRAIN, "has 0 of the 0 rows"),
+      ("", TRAIN, "empty"),
       ("3 4\n", TRAIN, r"ids.tsv:1: 1 column\(s\) instead of 2"),
       ("3\t4\n", TRAIN + "1\t7\n", "tr.txt:5: 2 column")])
   def test_other_files_are_refused(self, dev_ids, train, message, tmp_path):
