@@ -14,6 +14,7 @@ Source: the Hub's documentation of the common SavedModel APIs for text and of
 the TF1 Hub format; the interface of its BERT encoders.
 """
 
+import inspect
 import os
 import re
 import tarfile
@@ -119,22 +120,36 @@ class HubModule(object):
       tags = set(TRAIN_TAGS) if is_training else set()
       module = self._tf1_module(tags, TOKENS, (
           "input_ids", "input_mask", "segment_ids"), (_POOLED,))
-      return module(
+      outputs = module(
           dict(input_ids=input_ids, input_mask=input_mask,
                segment_ids=segment_ids),
-          signature=TOKENS, as_dict=True)[_POOLED]
-    encoder = self._tf2_model()
-    try:
-      outputs = encoder(
-          dict(input_word_ids=input_ids, input_mask=input_mask,
-               input_type_ids=segment_ids), training=is_training)
-      return outputs[_POOLED]
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+          signature=TOKENS, as_dict=True)
+    else:
+      encoder = self._tf2_model()
+      try:
+        outputs = encoder(
+            dict(input_word_ids=input_ids, input_mask=input_mask,
+                 input_type_ids=segment_ids), training=is_training)
+      except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise self._error(
+            f"is no BERT encoder: {_mismatch(encoder, error)}") from error
+    return self._checked_pooled_output(outputs)
+
+  def _checked_pooled_output(self, outputs):
+    """The pooled output, if it is there and float32 [B, W]."""
+    if not isinstance(outputs, dict) or _POOLED not in outputs:
+      what = (f"a dict of {', '.join(sorted(map(str, outputs)))}"
+              if isinstance(outputs, dict) else f"a {type(outputs).__name__}")
       raise self._error(
-          "is no BERT encoder: it can't be called with a dict of "
-          "input_word_ids, input_mask and input_type_ids and the argument "
-          f"training, or gives no dict with {_POOLED} "
-          f"({_first_line(error)})") from error
+          f"is no BERT encoder: it gives {what}, not a dict with {_POOLED}")
+    pooled = outputs[_POOLED]
+    if not isinstance(pooled, tf.Tensor) or pooled.dtype != tf.float32 or (
+        pooled.shape.rank != 2 or pooled.shape[1] is None):
+      raise self._error(
+          f"is no BERT encoder: its {_POOLED} is "
+          f"{getattr(getattr(pooled, 'dtype', None), 'name', 'no tensor')} "
+          f"{getattr(pooled, 'shape', '')}, not float32 (batch, width)")
+    return pooled
 
   def tokenization_info(self):
     """The vocabulary that the encoder was trained with.
@@ -154,13 +169,18 @@ class HubModule(object):
         fetches = [info[name] for name in names]
       else:
         encoder = self._tf2_model()
-        try:
-          fetches = [encoder.vocab_file.asset_path,
-                     tf.convert_to_tensor(encoder.do_lower_case)]
-        except AttributeError as error:
+        missing = [name for name in ("vocab_file", "do_lower_case")
+                   if not hasattr(encoder, name)]
+        if missing:
           raise self._error(
-              "does not say how to cut text into tokens: it lacks the "
-              "attributes vocab_file and do_lower_case") from error
+              f"does not say how to cut text into tokens: it lacks "
+              f"{' and '.join(missing)}")
+        if not hasattr(encoder.vocab_file, "asset_path"):
+          raise self._error(
+              "does not bring its vocabulary along: its vocab_file is no "
+              "tf.saved_model.Asset")
+        fetches = [encoder.vocab_file.asset_path,
+                   tf.convert_to_tensor(encoder.do_lower_case)]
         if hasattr(encoder.do_lower_case, "initializer"):
           initializer = encoder.do_lower_case.initializer
       with tf.compat.v1.Session(
@@ -273,6 +293,31 @@ def check_vocabulary(args, vocab, variables):
       f"The vocabulary of --bert_hub_module_handle="
       f"{args.bert_hub_module_handle}", vocab,
       table_rows(variables, "word"), "The module is broken.")
+
+
+def _mismatch(encoder, error):
+  """Why a SavedModel can't be called as an encoder is."""
+  function = getattr(encoder, "__call__", None)
+  concrete = getattr(function, "concrete_functions", None)
+  if not concrete:
+    return f"calling it fails ({_first_line(error)})"
+  signature = inspect.signature(function)
+  if not any(parameter.name == "training" or
+             parameter.kind is inspect.Parameter.VAR_KEYWORD
+             for parameter in signature.parameters.values()):
+    return f"it is called with {signature}, without the argument training"
+  calls = []
+  for one in concrete:
+    args, kwargs = one.structured_input_signature
+    calls.append(", ".join(
+        f"{part.name} {part.dtype.name} {part.shape}"
+        if isinstance(part, tf.TensorSpec) else f"{name}={part}"
+        for name, value in signature.bind_partial(
+            *args, **kwargs).arguments.items()
+        for part in tf.nest.flatten(value)))
+  return (f"it was saved to be called with {'; or with '.join(calls)}; not "
+          f"with a dict of input_word_ids, input_mask and input_type_ids, all "
+          f"int32 (batch, length), and training True and False")
 
 
 def _first_line(error):

@@ -29,9 +29,10 @@ def write_tf1(path, signature, tags=()):
     names = ("input_ids", "input_mask", "segment_ids")
     inputs = {name: tf.compat.v1.placeholder(tf.int32, [None, None])
               for name in names}
-    weight = tf.compat.v1.get_variable("weight", [])
+    weight = tf.compat.v1.get_variable("weight", [4])
+    first = tf.cast(inputs["input_ids"][:, :1], tf.float32)  # [B, 1]
     hub.add_signature(signature, inputs, {
-        "pooled_output": weight * tf.cast(inputs["input_ids"], tf.float32)})
+        "pooled_output": first * weight})
 
   spec = hub.create_module_spec(module_fn, [(set(tags), {})])
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -70,6 +71,50 @@ class OtherFunction(tf.Module):
   @tf.function(input_signature=[tf.TensorSpec([], tf.float32)])
   def __call__(self, x):
     return x * self.weight
+
+
+class Encoder(tf.Module):
+  """A SavedModel's encoder that lacks something."""
+
+  trainable_variables = ()
+
+  def __init__(self):
+    super().__init__()
+    self.table = tf.Variable(tf.zeros([9, 4]))
+    self.trainable_variables = [self.table]
+
+  def save(self, path, dtype=tf.int32, **arguments):
+    names = ("input_word_ids", "input_mask", "input_type_ids")
+    self.__call__.get_concrete_function(
+        {name: tf.TensorSpec([None, 8], dtype, name) for name in names},
+        **arguments)
+    tf.saved_model.save(self, str(path))
+
+  @tf.function
+  def __call__(self, inputs, training=False):
+    words = tf.gather(self.table, inputs["input_word_ids"])
+    return {"pooled_output": words, "default": words[:, 0]}
+
+
+class DefaultEncoder(Encoder):
+
+  @tf.function
+  def __call__(self, inputs, training=False):
+    return {"default": tf.gather(self.table, inputs["input_word_ids"])}
+
+
+class ListEncoder(Encoder):
+
+  @tf.function
+  def __call__(self, inputs, training=False):
+    return [tf.gather(self.table, inputs["input_word_ids"])]
+
+
+class FixedEncoder(Encoder):
+
+  @tf.function
+  def __call__(self, inputs):
+    return {"pooled_output": self.table[:1]}
 
 
 class HubModuleTest:
@@ -175,10 +220,43 @@ class HubModuleTest:
     with pytest.raises(ValueError, match="no list of trainable_variables"):
       encode(tmp_path / "function")
     tf.saved_model.save(OtherFunction(True), str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="can't be called with a dict of"):
+    with pytest.raises(ValueError, match=r"called with \(x\), without the "):
       encode(tmp_path / "other")
-    with pytest.raises(ValueError, match="lacks the attributes vocab_file"):
+    with pytest.raises(ValueError, match="vocab_file and do_lower_case.$"):
       hub_helpers.HubModule(str(tmp_path / "other")).tokenization_info()
+
+  @pytest.mark.parametrize("encoder, dtype, arguments, message", [
+      (Encoder, tf.int32, {"training": False},
+       r"pooled_output is float32 \(.*, 8, 4\), not float32 \(batch, width\)"),
+      (DefaultEncoder, tf.int32, {"training": False},
+       "gives a dict of default, not a dict with pooled_output"),
+      (ListEncoder, tf.int32, {"training": False}, "gives a .*, not a dict"),
+      (FixedEncoder, tf.int32, {},
+       r"called with \(inputs\), without the argument training"),
+      (Encoder, tf.int64, {"training": False},
+       r"saved .* input_mask int64 \(None, 8\), .*, training=False; not with"),
+      (Encoder, tf.int32, {"training": True}, "training=True; not with")])
+  def test_what_a_saved_model_lacks_is_said(
+      self, encoder, dtype, arguments, message, tmp_path):
+    encoder().save(tmp_path / "encoder", dtype, **arguments)
+    with pytest.raises(ValueError, match=message) as error:
+      with tf.Graph().as_default():
+        ids = tf.zeros([1, 8], tf.int32)
+        hub_helpers.HubModule(str(tmp_path / "encoder")).encode(
+            False, ids, ids, ids)
+    assert "\n" not in str(error.value)
+
+  def test_the_missing_part_of_the_vocabulary_is_named(
+      self, tiny_model, tmp_path):
+    encoder = Encoder()
+    encoder.do_lower_case = tf.Variable(True)
+    encoder.save(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="it lacks vocab_file.$"):
+      hub_helpers.HubModule(str(tmp_path / "encoder")).tokenization_info()
+    encoder.vocab_file = tf.Variable(tiny_model.vocab_file)
+    encoder.save(tmp_path / "variable")
+    with pytest.raises(ValueError, match="vocab_file is no "):
+      hub_helpers.HubModule(str(tmp_path / "variable")).tokenization_info()
 
 
 class CheckTest:
