@@ -346,7 +346,7 @@ def _receive(url, part, timeout):
     request.add_header("Range", f"bytes={start}-")
     request.add_header("If-Range", str(state["validator"]))
   with _open(request, part, timeout) as response:
-    encoding = response.headers.get("Content-Encoding", "identity")
+    encoding = response.headers.get("Content-Encoding") or "identity"
     if encoding.lower() != "identity":
       raise ValueError(f"{url}: the server sends it as {encoding}, which was "
                        f"not asked for. {_ELSEWHERE}")
@@ -400,10 +400,11 @@ def _open(request, part, timeout):
     if error.code in _TRANSIENT:
       wait = error.headers.get("Retry-After", "")
       raise _TransientError(
-          status, float(wait) if wait.isdigit() else None) from error
+          status, float(wait) if wait.isdecimal() else None) from error
     raise ValueError(f"{url}: {status}. {_ELSEWHERE}") from error
   except (OSError, ValueError, http.client.HTTPException) as error:
-    reason = getattr(error, "reason", error)
+    reason = (error.reason if isinstance(error, urllib.error.URLError)
+              else error)
     if isinstance(reason, (ssl.SSLCertVerificationError, ValueError,
                            http.client.InvalidURL)) or url.startswith("file:"):
       raise ValueError(f"{url}: {reason}. {_ELSEWHERE}") from error
@@ -557,8 +558,10 @@ def unpack(path, folder):
     if isinstance(error, ValueError) or (
         getattr(error, "errno", None) in _DISK_ERRORS):
       raise
-    text = getattr(error, "strerror", None) or error  # Without a long path.
-    raise ValueError(f"no sound zip archive ({text})") from error
+    # An OSError's text has a long path; some others have none.
+    text = getattr(error, "strerror", None) or str(error)
+    raise ValueError(
+        f"no sound zip archive ({text or type(error).__name__})") from error
 
 
 def _safe_members(archive, archive_size):
@@ -729,8 +732,8 @@ def parse_arguments(arguments):
                       help="read what is there already through, not only look "
                       "at its size")
   parser.add_argument("--timeout", type=float, default=30, metavar="SECONDS",
-                      help="silence after which a connection counts as broken "
-                      "(default: %(default)s)")
+                      help="silence, or next to it, after which a connection "
+                      "counts as broken (default: %(default)s)")
   parser.add_argument("--retries", type=int, default=5, metavar="N",
                       help="tries after the first one that bring nothing "
                       "(default: %(default)s)")
