@@ -84,7 +84,10 @@ def init_extract_features_flags():
 
 
 class InputExample(object):
-  """One line of the input, as text."""
+  """One line of the input, as text.
+
+  Source: upstream symbol, unchanged.
+  """
 
   def __init__(self, unique_id, text_a, text_b):
     """Takes the values as they are.
@@ -99,7 +102,10 @@ class InputExample(object):
 
 
 class InputFeatures(object):
-  """One line of the input, as numbers."""
+  """One line of the input, as numbers.
+
+  Source: upstream symbol, unchanged.
+  """
 
   def __init__(self, unique_id, tokens, input_ids, input_mask, input_type_ids):
     """Takes the values as they are.
@@ -283,7 +289,10 @@ def read_examples(input_file):
 
 
 def main(_):
-  """Reads the lines, runs the model, writes the features."""
+  """Reads the lines, runs the model, writes the features.
+
+  Source: upstream symbol; see CHANGES.
+  """
   tf.compat.v1.enable_resource_variables()
   script_helpers.check_one_process()
   horovod_helpers.start_ranks(use_horovod=False, cpu_only=FLAGS.cpu_only)

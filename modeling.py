@@ -229,7 +229,7 @@ def gelu(x):
   Returns:
     Tensor of the same shape and dtype.
 
-  Source: upstream symbol; Hendrycks and Gimpel 2016, section 2.
+  Source: upstream symbol; Hendrycks and Gimpel 2016, section 2; see CHANGES.
   """
   # 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), with the constants
   # gathered and without tf.pow, whose gradient takes a power again.
@@ -313,7 +313,7 @@ def dropout(input_tensor, dropout_prob):
   Returns:
     Tensor of the same shape.
 
-  Source: upstream symbol; `rate` instead of `keep_prob`.
+  Source: upstream symbol; `rate` instead of `keep_prob`, see CHANGES.
   """
   if not dropout_prob:
     return input_tensor
@@ -349,12 +349,18 @@ def layer_norm(input_tensor, name=None):
 
 
 def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
-  """`layer_norm`, then `dropout`; see there."""
+  """`layer_norm`, then `dropout`; see there.
+
+  Source: upstream symbol, unchanged.
+  """
   return dropout(layer_norm(input_tensor, name), dropout_prob)
 
 
 def create_initializer(initializer_range=0.02):
-  """Returns a truncated normal initializer with this standard deviation."""
+  """Returns a truncated normal initializer with this standard deviation.
+
+  Source: upstream symbol, unchanged.
+  """
   return tf.compat.v1.truncated_normal_initializer(0.0, initializer_range)
 
 
@@ -509,7 +515,7 @@ def attention_layer(
   Raises:
     ValueError: ranks are wrong or differ, or a length is missing.
 
-  Source: upstream symbol; Vaswani et al. 2017, section 3.2.
+  Source: upstream symbol, unchanged; Vaswani et al. 2017, section 3.2.
   """
   from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
   to_shape = get_shape_list(to_tensor, expected_rank=[2, 3])
@@ -586,7 +592,7 @@ def transformer_model(
   Raises:
     ValueError: a rank or size doesn't fit.
 
-  Source: upstream symbol; Vaswani et al. 2017, section 3.1.
+  Source: upstream symbol, unchanged; Vaswani et al. 2017, section 3.1.
   """
   if hidden_size % num_attention_heads:
     raise ValueError(

@@ -69,7 +69,10 @@ def init_classifier_flags():
 
 
 class InputExample(object):
-  """One row of a data set, as text."""
+  """One row of a data set, as text.
+
+  Source: upstream symbol; see CHANGES.
+  """
 
   def __init__(self, guid, text_a, text_b=None, label=None, source=None):
     """Takes the values as they are.
@@ -98,7 +101,10 @@ class PaddingInputExample(object):
 
 
 class InputFeatures(object):
-  """One row of a data set, as numbers."""
+  """One row of a data set, as numbers.
+
+  Source: upstream symbol, unchanged.
+  """
 
   def __init__(self,
                input_ids,
@@ -920,7 +926,10 @@ def convert_examples_to_features(examples, label_list, max_seq_length,
 
 
 def main(_):
-  """Trains, evaluates and predicts, as the flags say."""
+  """Trains, evaluates and predicts, as the flags say.
+
+  Source: upstream symbol; see CHANGES.
+  """
   run_task(FLAGS, CheckpointModel)
 
 

@@ -185,7 +185,10 @@ class HubModel(object):
 
 
 def main(_):
-  """Trains, evaluates and predicts, as the flags say."""
+  """Trains, evaluates and predicts, as the flags say.
+
+  Source: upstream symbol; see CHANGES.
+  """
   run_classifier.run_task(FLAGS, HubModel)
 
 

@@ -362,13 +362,16 @@ def _decode_record(record, name_to_features):
   Returns:
     Dict name -> tensor, int64 cast to int32.
 
-  Source: upstream symbol, which takes one record at a time.
+  Source: upstream symbol, which takes one record at a time; see CHANGES.
   """
   return record_helpers.decode(record, name_to_features)
 
 
 def main(_):
-  """Trains and evaluates, as the flags say."""
+  """Trains and evaluates, as the flags say.
+
+  Source: upstream symbol; see CHANGES.
+  """
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                               FLAGS.fp16_allreduce, FLAGS.bf16_config_path)

@@ -114,6 +114,8 @@ class SquadExample(object):
   """A question on a text.
 
   Where the question has no answer in the text, both positions are -1.
+
+  Source: upstream symbol; see CHANGES.
   """
 
   def __init__(self,
@@ -159,7 +161,10 @@ class SquadExample(object):
 
 
 class InputFeatures(object):
-  """One window of a text with its question, as numbers."""
+  """One window of a text with its question, as numbers.
+
+  Source: upstream symbol, unchanged.
+  """
 
   def __init__(self,
                unique_id,
@@ -1087,7 +1092,10 @@ def validate_flags_or_throw(bert_config):
 
 
 def main(_):
-  """Trains, answers and scores, as the flags say."""
+  """Trains, answers and scores, as the flags say.
+
+  Source: upstream symbol; see CHANGES.
+  """
   tf.compat.v1.enable_resource_variables()
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,

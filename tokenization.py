@@ -100,7 +100,7 @@ def printable_text(text):
   Raises:
     ValueError: `text` is neither str nor bytes.
 
-  Source: upstream symbol; in Python 3 it is `convert_to_unicode`.
+  Source: upstream symbol, unchanged for Python 3: it is `convert_to_unicode`.
   """
   return convert_to_unicode(text)
 
@@ -155,17 +155,26 @@ def convert_by_vocab(vocab, items):
 
 
 def convert_tokens_to_ids(vocab, tokens):
-  """Token strings to ids (list of int); see `convert_by_vocab`."""
+  """Token strings to ids (list of int); see `convert_by_vocab`.
+
+  Source: upstream symbol, unchanged.
+  """
   return convert_by_vocab(vocab, tokens)
 
 
 def convert_ids_to_tokens(inv_vocab, ids):
-  """Ids to token strings (list of str); see `convert_by_vocab`."""
+  """Ids to token strings (list of str); see `convert_by_vocab`.
+
+  Source: upstream symbol, unchanged.
+  """
   return convert_by_vocab(inv_vocab, ids)
 
 
 def whitespace_tokenize(text):
-  """Splits at runs of Unicode whitespace (list of str, none of them empty)."""
+  """Splits at runs of Unicode whitespace (list of str, none of them empty).
+
+  Source: upstream symbol, unchanged.
+  """
   return text.split()
 
 
@@ -355,18 +364,27 @@ class WordpieceTokenizer(object):
 
 
 def _is_whitespace(char):
-  """Whether `char` separates words: blank, tab, line ends, category Zs."""
+  """Whether `char` separates words: blank, tab, line ends, category Zs.
+
+  Source: upstream symbol, unchanged.
+  """
   return char in " \t\n\r" or unicodedata.category(char) == "Zs"
 
 
 def _is_control(char):
-  """Whether `char` is of category Cc or Cf, line ends and tab excepted."""
+  """Whether `char` is of category Cc or Cf, line ends and tab excepted.
+
+  Source: upstream symbol, unchanged.
+  """
   return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _is_punctuation(char):
   """Whether `char` is punctuation: any ASCII sign that is no letter or digit
-  ("$", "^" and "`" too, which Unicode calls symbols), or a category P*."""
+  ("$", "^" and "`" too, which Unicode calls symbols), or a category P*.
+
+  Source: upstream symbol, unchanged.
+  """
   cp = ord(char)
   if 33 <= cp <= 47 or 58 <= cp <= 64 or 91 <= cp <= 96 or 123 <= cp <= 126:
     return True

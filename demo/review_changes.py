@@ -10,6 +10,9 @@ BULLETS = ("Upstream", "Habana", "Here", "Why", "Effect", "Names", "Test")
 # Sections whose bullets end with their tests in parentheses.
 TESTED_SECTIONS = ("Added", "Kept on purpose", "Fixed on purpose")
 _FLAGS_SECTION = "Flags added"
+# What keeps pytest from ever running a test.
+_SKIPS = re.compile(r"\bmark\.skip\b|\bmark\.skipif\((True|1)\b|"
+                    r"\bunittest\.skip\b")
 
 Entry = collections.namedtuple("Entry", ["title", "line", "section", "bullets"])
 Item = collections.namedtuple("Item", ["section", "line", "text"])
@@ -49,6 +52,9 @@ class Changes(object):
           self.items.append(Item(section, number, text))
       elif line.startswith("| `") and section == _FLAGS_SECTION:
         self._add_flag_row(line, number)
+    self.problems += [
+        f"there is no ## {name}" for name in (*TESTED_SECTIONS, _FLAGS_SECTION)
+        if f"## {name}" not in map(str.strip, lines)]
 
   def _add_bullet(self, text, number):
     entry = self.entries[-1]
@@ -65,7 +71,7 @@ class Changes(object):
 
   def _add_flag_row(self, line, number):
     cells = [cell.strip() for cell in line.strip("|\n ").split(" | ")]
-    kind, comma, default = cells[1].partition(", ")
+    kind, comma, default = "".join(cells[1:2]).partition(", ")
     if len(cells) != 4 or not comma:
       self.problems.append(
           f"line {number}: a row of flags has the columns flag, "
@@ -115,12 +121,13 @@ class Tests(object):
         for families in ast.literal_eval(node.value).values():
           self.families.update(families)
 
-  def problems(self, text):
+  def problems(self, text, whole_files=True):
     """What is wrong with a text that names tests.
 
     Args:
       text: string: "m_gelu, tests/modeling_test.py GeluTest, ATest.test_x",
         where names of classes belong to the file before them.
+      whole_files: bool, a file may stand without a class.
 
     Returns:
       List of strings.
@@ -138,20 +145,30 @@ class Tests(object):
       path = match[1] or path
       if not path:
         found.append(f"{part}: in which file?")
+      elif not (match[2] or whole_files):
+        found.append(f"{part}: which class of it?")
       elif not self._has(path, match[2]):
-        found.append(f"{path} {match[2] or ''}".strip() + " does not exist")
+        found.append(f"{path} {match[2] or ''}".strip() + " does not exist, "
+                     "or is never run")
     return found
 
   def _has(self, path, name):
-    """Whether a file has a class ("ATest") or method ("ATest.test_x")."""
+    """Whether a file, class ("ATest") or method ("ATest.test_x") tests."""
     tree = self._project.tree(path[:-len(".py")].replace("/", "."))
     if tree is None:
       return False
     wanted, _, method = (name or "").partition(".")
-    for node in tree.body:
-      if isinstance(node, ast.ClassDef) and node.name == wanted:
-        inside = [child.name for child in node.body
-                  if isinstance(child, ast.FunctionDef)]
-        return (method in inside if method else
-                any(child.startswith("test_") for child in inside))
-    return not name
+    return not _is_skipped(tree) and any(
+        test.name.startswith("test_") and not _is_skipped(test) and
+        method in ("", test.name)
+        for node in tree.body if isinstance(node, ast.ClassDef)
+        and wanted in ("", node.name) and not _is_skipped(node)
+        for test in node.body if isinstance(test, ast.FunctionDef))
+
+
+def _is_skipped(node):
+  """Whether marks on a module, class or function skip it always."""
+  marks = getattr(node, "decorator_list", []) + [
+      child.value for child in node.body if isinstance(child, ast.Assign) and
+      ast.unparse(child.targets[0]) == "pytestmark"]
+  return any(_SKIPS.search(ast.unparse(mark)) for mark in marks)

@@ -45,17 +45,23 @@ def _argument_differences(upstream, own):
   return found
 
 
+def _decorator_differences(upstream, own):
+  return {decorator: "decorator of one side only"
+          for decorator in set(upstream.get("decorators", [])) ^ set(
+              own.get("decorators", []))}
+
+
 def function_differences(upstream, own):
   """name -> what differs, of functions, methods and namedtuples."""
   found = _argument_differences(_arguments(upstream), _arguments(own))
-  for decorator in set(upstream.get("decorators", [])) ^ set(
-      own.get("decorators", [])):
-    found[decorator] = "decorator of one side only"
+  found.update(_decorator_differences(upstream, own))
   closure, ours = (x.get("returns_function") for x in (upstream, own))
   if closure and (ours is None or closure["name"] != ours["name"]):
     found[closure["name"]] = "not returned here"
   elif closure:
     found.update(_argument_differences(closure["args"], ours["args"]))
+  elif ours:
+    found[ours["name"]] = "returned here only"
   return found
 
 
@@ -82,6 +88,18 @@ def class_differences(upstream, own, own_by_name):
   ancestors = _ancestors(own_by_name, name)
   found = {base: "no base class here" for base in upstream["bases"]
            if base != "object" and base not in ancestors}
+  found.update(_decorator_differences(upstream, own))
+  # An own class between ours and upstream's base adds no base.
+  wanted = {base for base in upstream["bases"] if base != "object"}
+  for base in own["bases"]:
+    if base != "object" and not wanted & set(_ancestors(own_by_name, base)):
+      found[base] = "base class added"
+  inherited = [attribute for ancestor in ancestors[1:] for attribute in
+               own_by_name.get(ancestor, {}).get("class_attributes", [])]
+  for attribute in own.get("class_attributes", []):
+    if not (attribute.startswith("_") or attribute in inherited or
+            attribute in upstream.get("class_attributes", [])):
+      found[attribute] = "class attribute added"
   attributes = [attribute for ancestor in ancestors for attribute in
                 own_by_name.get(ancestor, {}).get("instance_attributes", [])]
   for attribute in upstream["instance_attributes"]:
@@ -108,6 +126,8 @@ def signature(definition):
     attributes = ", ".join(definition["instance_attributes"])
     return f"class {definition['name']}({bases})" + (
         f": {attributes}" if attributes else "")
+  if definition.get("kind") == "constant":
+    return definition["name"]
   arguments = ", ".join(
       x["name"] + (f"={x['default']}" if "default" in x else "")
       for x in _arguments(definition))

@@ -17,10 +17,16 @@ MODULES = (
     "run_classifier_with_tfhub", "run_squad", "create_pretraining_data",
     "run_pretraining", "extract_features")
 
-_FILE_NAME = re.compile(r"[\w.*-]+\.(json|txt|tsv|csv|tf_record)")
-_DEFINES = re.compile(r"DEFINE_(\w+)")
+_FILE_NAME = re.compile(
+    r"[\w.*-]+\.(?:jsonl?|txt|tsv|csv|tf_?record|npz|ya?ml|log|pb|html)"
+    r"(?![\w.*-])")
+_DEFINES_FLAG = re.compile(r"DEFINE_(\w+)")
 _MARKS = re.compile(r"mark_flags?_as_required")
 _TYPES = {"boolean": "bool"}
+_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_SCOPES = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
+           ast.GeneratorExp)
+_FLAG_OBJECTS = ("flags", "FLAGS")  # Upstream has no other public constant.
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
@@ -60,7 +66,7 @@ class Project(object):
   def tree(self, module):
     """The syntax tree of a module ("demo.x"); None without such a file."""
     if module not in self._trees:
-      path = module.replace(".", "/") + ".py"
+      path = _path(module)
       source = self.read(path)
       self._trees[module] = None if source is None else parse(source, path)
     return self._trees[module]
@@ -93,10 +99,48 @@ class Project(object):
         "is_script": any(isinstance(node, ast.If) and _is_main(node.test)
                          for node in tree.body)}
 
-  def file_names(self, module):
-    """The constants of a module that look like names of files, sorted.
+  def constants(self, module):
+    """Public names that a module gives to values, classes excepted."""
+    return [name for name, node in _bindings(self.tree(module).body)
+            if isinstance(node, ast.Name) and not name.startswith("_") and
+            name not in _FLAG_OBJECTS]
 
-    What is put in when it runs is a star: "eval_%s.txt" is "eval_*.txt".
+  def tampering(self, module):
+    """What makes a definition or flag another than it seems to be.
+
+    Returns:
+      List of strings: definitions that only some runs make or that are bound
+      again, what the top level sets elsewhere, defaults that are changed later.
+    """
+    tree = self.tree(module)
+    found = []
+    for owner in [tree] + [x for x in tree.body if isinstance(x, ast.ClassDef)]:
+      bindings = _bindings(owner.body)
+      defined = {name for name, node in bindings if isinstance(node, _DEFINES)}
+      defined.update(filter(None, (
+          (_definition(node) or {}).get("name") for node in owner.body)))
+      names = [name for name, _ in bindings]
+      for index, (name, node) in enumerate(bindings):
+        if name in defined and name in names[:index]:
+          found.append(f"line {node.lineno}: `{name}` is there already")
+        elif isinstance(node, _DEFINES) and node not in owner.body:
+          found.append(f"line {node.lineno}: `{name}` is defined inside of "
+                       f"another statement")
+    for node in _executed(tree.body):
+      if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(
+          node.ctx, ast.Load):
+        found.append(f"line {node.lineno}: the top level changes "
+                     f"`{ast.unparse(node)}`")
+    reader = _FlagReader(self)
+    reader.flags(module)
+    return found + [f"{where} changes a flag after its definition"
+                    for where in reader.altered]
+
+  def file_names(self, module):
+    """The names of files in a module's strings, sorted.
+
+    A string with blanks is a message. What is put in when it runs is a star:
+    "eval_%s.txt" is "eval_*.txt". Folders before a name are left out.
     """
     names, parts = set(), set()
     for node in ast.walk(self.tree(module)):  # A string before its parts.
@@ -109,8 +153,8 @@ class Project(object):
         text = re.sub(r"%[sd]|{}", "*", node.value)
       else:
         continue
-      if _FILE_NAME.fullmatch(text):
-        names.add(text)
+      if not re.search(r"\s", text):
+        names.update(_FILE_NAME.findall(text))
     return sorted(names)
 
   def docstrings(self, module):
@@ -122,6 +166,18 @@ class Project(object):
         for method in _methods(node):
           found[f"{node.name}.{method.name}"] = ast.get_docstring(method) or ""
     return found
+
+
+def _path(module):
+  return module.replace(".", "/") + ".py"
+
+
+def _alters_flag(node):
+  """Whether a node is `FLAGS.set_default(...)` or sets `FLAGS.x`."""
+  if isinstance(node, ast.Call):
+    return ast.unparse(node.func).split(".")[-1] == "set_default"
+  return (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+          and ast.unparse(node.value).split(".")[-1] == "FLAGS")
 
 
 def _is_main(test):
@@ -145,6 +201,28 @@ def _imports(tree):
   return found
 
 
+def _executed(body):
+  """The nodes that run when statements do, not what functions hold."""
+  for node in body:
+    yield node
+    if not isinstance(node, (*_DEFINES, *_SCOPES)):
+      yield from _executed(ast.iter_child_nodes(node))
+
+
+def _bindings(body):
+  """List of (name, node): what statements define, assign, delete, import."""
+  found = []
+  for node in _executed(body):
+    if isinstance(node, _DEFINES):
+      found.append((node.name, node))
+    elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+      found.append((node.id, node))
+    elif isinstance(node, (ast.Import, ast.ImportFrom)):
+      found += [(alias.asname or alias.name.split(".")[0], node)
+                for alias in node.names]
+  return found
+
+
 def _methods(node):
   if not isinstance(node, ast.ClassDef):
     return []
@@ -155,20 +233,29 @@ def _definition(node):
   """A statement as an entry of `definitions`; None if it defines nothing."""
   if isinstance(node, ast.FunctionDef):
     found = {"kind": "function", "name": node.name, "args": _arguments(node)}
+    if node.decorator_list:
+      found["decorators"] = list(map(ast.unparse, node.decorator_list))
     closure = _returned_function(node)
     if closure:
       found["returns_function"] = {
           "name": closure.name, "args": _arguments(closure)}
     return found
   if isinstance(node, ast.ClassDef):
-    return {
+    found = {
         "kind": "class", "name": node.name,
-        "bases": [ast.unparse(base) for base in node.bases],
+        "bases": [ast.unparse(base) for base in node.bases + node.keywords],
         "methods": [
             {"name": method.name, "args": _arguments(method),
              "decorators": [ast.unparse(x) for x in method.decorator_list]}
             for method in _methods(node)],
         "instance_attributes": _instance_attributes(node)}
+    if node.decorator_list:
+      found["decorators"] = list(map(ast.unparse, node.decorator_list))
+    attributes = [name for name, child in _bindings(node.body)
+                  if isinstance(child, ast.Name)]
+    if attributes:
+      found["class_attributes"] = attributes
+    return found
   if (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and
       ast.unparse(node.value.func).split(".")[-1] == "namedtuple"):
     fields = ast.literal_eval(node.value.args[1])
@@ -180,14 +267,19 @@ def _definition(node):
 
 
 def _arguments(function):
-  """List of {"name"[, "default"]}, defaults as `repr` has them."""
+  """List of {"name"[, "default"]}, defaults as `repr` has them.
+
+  The signs `/` and `*` are arguments, too.
+  """
   args = function.args
   plain = [{"name": arg.arg} for arg in args.posonlyargs + args.args]
   for argument, default in zip(reversed(plain), reversed(args.defaults)):
     argument["default"] = _default(default)
   found = plain
-  if args.vararg:
-    found.append({"name": f"*{args.vararg.arg}"})
+  if args.posonlyargs:
+    found.insert(len(args.posonlyargs), {"name": "/"})
+  if args.vararg or args.kwonlyargs:
+    found.append({"name": f"*{args.vararg.arg if args.vararg else ''}"})
   for arg, default in zip(args.kwonlyargs, args.kw_defaults):
     found.append({"name": arg.arg})
     if default is not None:
@@ -229,10 +321,16 @@ def _instance_attributes(node):
 
 
 class _FlagReader(object):
-  """Follows the statements of a script that define flags."""
+  """Follows the statements of a script that define flags.
+
+  Attributes:
+    altered: dict whose keys are the places ("demo/x.py, line 5") where a flag
+      gets another value or default.
+  """
 
   def __init__(self, project):
     self._project = project
+    self.altered = {}
     self._flags = []
     self._required = []
     self._asked = {}  # (module, function) -> whether it defines flags.
@@ -276,7 +374,7 @@ class _FlagReader(object):
     """A call that may define flags."""
     name = ast.unparse(node.func).split(".")[-1]
     keywords = {keyword.arg: keyword.value for keyword in node.keywords}
-    kind = _DEFINES.fullmatch(name)
+    kind = _DEFINES_FLAG.fullmatch(name)
     if kind:
       values = dict(zip(("name", "default"), node.args), **keywords)
       self._flags.append({
@@ -322,10 +420,12 @@ class _FlagReader(object):
   def _concerns_flags(self, module, node):
     """Whether a statement defines flags, itself or by what it calls."""
     for child in ast.walk(node):
+      if _alters_flag(child):
+        self.altered[f"{_path(module)}, line {child.lineno}"] = True
       if not isinstance(child, ast.Call):
         continue
       name = ast.unparse(child.func).split(".")[-1]
-      if _DEFINES.fullmatch(name) or _MARKS.fullmatch(name):
+      if _DEFINES_FLAG.fullmatch(name) or _MARKS.fullmatch(name):
         return True
       callee = self._callee(module, child.func)
       if callee:
@@ -366,7 +466,6 @@ class _FlagReader(object):
     raise self._unknown(module, node)
 
   def _unknown(self, module, node):
-    path = module.replace(".", "/") + ".py"
     return ValueError(
-        f"{path}:{node.lineno}: what flags `{ast.unparse(node)[:60]}` gives "
+        f"{_path(module)}:{node.lineno}: what flags `{ast.unparse(node)[:60]}` gives "
         f"can't be told without running it: define them by plain statements.")

@@ -159,6 +159,31 @@ def review(root, upstream, with_variables=True):
   return _Review(root, upstream).report(with_variables)
 
 
+class _Loader(yaml.SafeLoader):
+  """Refuses a key that stands twice, of which YAML keeps the last."""
+
+  def construct_mapping(self, node, deep=False):
+    """See the base class."""
+    found = super().construct_mapping(node, deep)
+    if len(found) != len(node.value):
+      keys = [self.construct_object(key, True) for key, _ in node.value]
+      (key, _), = collections.Counter(keys).most_common(1)
+      raise yaml.constructor.ConstructorError(
+          None, None, f"{key!r} stands twice", node.start_mark)
+    return found
+
+
+def _load_yaml(text, path):
+  """The mapping that a YAML file is; raises ValueError where it is none."""
+  try:
+    found = yaml.load(text or "", _Loader)
+  except yaml.YAMLError as error:
+    raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+  if not isinstance(found, dict):
+    raise ValueError(f"{path} is missing or is no mapping.")
+  return found
+
+
 class _Review(object):
   """The comparison: makes rows, and notes in them what fails."""
 
@@ -168,19 +193,27 @@ class _Review(object):
     self._project = review_interface.Project(read)
     self._tests = review_changes.Tests(self._project)
     self._changes = review_changes.Changes(read("CHANGES.md") or "")
-    self._alike = yaml.safe_load(read("tests/alike.yaml") or "") or {}
-    self._facts = yaml.safe_load(read("demo/review_facts.yaml"))
+    self._facts = _load_yaml(
+        read("demo/review_facts.yaml"), "demo/review_facts.yaml")
     self._entries = {}  # (module, symbol) -> Entry.
     self._named = collections.defaultdict(dict)  # The same -> what differs.
     self._own = {name: self._project.interface(name) for name in MODULES}
     self._sections = []
     self._failures = []
+    try:
+      self._alike = _load_yaml(read("tests/alike.yaml"), "tests/alike.yaml")
+    except ValueError as error:  # Nothing is shown to be alike then.
+      self._alike = {}
+      self._failures.append(str(error))
 
   def report(self, with_variables):
     """See `review`."""
     self._read_entries()
+    self._failures += [f"tests/alike.yaml: {name}: no such module of upstream's"
+                       for name in self._alike if name not in MODULES]
     for name in MODULES:
       self._module(name)
+    self._check_inputs()
     if self._upstream.files is not None:
       self._other_files()
     if with_variables:
@@ -207,10 +240,12 @@ class _Review(object):
         "entry": dict(entry.bullets, title=entry.title) if entry else None})
     return rows[-1]["failures"]
 
-  def _shown(self, text, entry):
+  def _shown(self, text, entry, whole_files=False):
     """(text for a row, failures) of evidence and an entry's test."""
-    shown = [str(text)] if text else []
-    failures = self._tests.problems(str(text)) if text else []
+    shown = [text] if text else []
+    failures = []
+    if text is not None:
+      failures = self._tests.problems(text, whole_files)
     if entry and entry.bullets.get("Test"):
       shown.append(f"CHANGES: {entry.bullets['Test']}")
     return "; ".join(shown), failures
@@ -326,6 +361,8 @@ class _Review(object):
         self._failures.append(f"tests/alike.yaml: {name}: {symbol}: neither "
                               f"upstream nor this collection has it")
     self._added_definitions(rows, name, upstream, own)
+    self._failures += [f"{name}.py: {text}"
+                       for text in self._project.tampering(name)]
     self._flags(rows, name)
     self._outputs(rows, name)
     found = collections.Counter(
@@ -338,13 +375,24 @@ class _Review(object):
   def _evidence(self, module):
     """tests/alike.yaml's lines of a module: "f" or "C.method" -> text."""
     found = {}
-    for name, value in (self._alike.get(module) or {}).items():
+
+    def add(name, text):
+      if name in found:
+        self._failures.append(f"tests/alike.yaml: {module}: {name} stands "
+                              f"there twice")
+      found[name] = str(text or "")
+
+    lines = self._alike.get(module, {})
+    if not isinstance(lines, dict):
+      self._failures.append(f"tests/alike.yaml: {module} is no mapping")
+      lines = {}
+    for name, value in lines.items():
       if isinstance(value, dict):
         for methods, text in value.items():
-          for method in re.split(r",\s*", methods):
-            found[f"{name}.{method}"] = text
+          for method in re.split(r",\s*", str(methods)):
+            add(f"{name}.{method}", text)
       else:
-        found[name] = value
+        add(name, value)
     return found
 
   def _definition(self, rows, module, upstream, own_by_name, evidence, is_moved,
@@ -437,12 +485,19 @@ class _Review(object):
     if _CHANGED.search(text) and not has_entry:
       failures.append(f"its docstring says that it differs, and CHANGES.md has "
                       f"no ### {module}.{symbol}")
+    if symbol in docstrings and "." not in symbol and not (
+        _UNCHANGED.search(text) or _CHANGED.search(text)):
+      failures.append('its docstring has no "Source:" that says "unchanged" or '
+                      '"see CHANGES"')
 
   def _added_definitions(self, rows, module, upstream, own):
-    """Rows of public definitions that upstream does not have."""
+    """Rows of public definitions and constants that upstream does not have."""
     theirs = self._symbols(upstream)
     entry = self._entries.get((module, "added definitions"))
-    for definition in own["definitions"]:
+    constants = [{"kind": "constant", "name": name}
+                 for name in self._project.constants(module)
+                 if name not in self._symbols(own)]
+    for definition in own["definitions"] + constants:
       name = definition["name"]
       if name in theirs or name.startswith("_"):
         continue
@@ -489,7 +544,7 @@ class _Review(object):
         differs = [
             f"{what} {flag[what]!r} upstream, {here[what]!r} here"
             for what in ("type", "default", "required")
-            if repr(flag[what]) != repr(here[what])]
+            if repr(_as_flag(flag)[what]) != repr(_as_flag(here)[what])]
       failures = self._row(
           rows, "flag", f"--{name}",
           "missing" if here is None else "changed" if differs else "equal",
@@ -524,7 +579,8 @@ class _Review(object):
     theirs = (self._upstream.file_names or {}).get(module)
     for name, fact in outputs.items():
       added = bool(fact.get("added"))
-      shown, problems = self._shown(fact["shown_by"], None)
+      shown, problems = self._shown(
+          fact["shown_by"], None, whole_files=True)
       failures = self._row(
           rows, "output", name, "added" if added else "equal",
           "" if added else fact["form"], fact["form"], shown)
@@ -545,9 +601,21 @@ class _Review(object):
               f"{side} {module}.py names this file, demo/review_facts.yaml "
               f"doesn't: what is it?")
 
+  def _check_inputs(self):
+    """Looks for the names in demo/review_facts.yaml that no source has."""
+    named = [name for module in MODULES if self._own[module]
+             for name in self._project.file_names(module)]
+    named += sum((self._upstream.file_names or {}).values(), [])
+    self._failures += [
+        f"demo/review_facts.yaml: inputs: no script names {name}"
+        for name in self._facts["inputs"] if not _matches(name, named)]
+
   def _other_files(self):
     """The section of upstream's files that are not compared by definition."""
     rows = self._section("Files of upstream")
+    self._failures += [
+        f"demo/review_facts.yaml: files: upstream has no {name}"
+        for name in self._facts["files"] if name not in self._upstream.files]
     for name in self._upstream.files:
       fact = self._facts["files"].get(name)
       if name[:-len(".py")] in MODULES and name.endswith(".py"):
@@ -610,7 +678,13 @@ def _flag_text(flag):
 
 
 def _default_text(flag):
-  return str(flag["default"])
+  return str(_as_flag(flag)["default"])
+
+
+def _as_flag(flag):
+  """A flag whose default is of its type: 1 of DEFINE_float is 1.0."""
+  is_float = flag["type"] == "float" and isinstance(flag["default"], int)
+  return dict(flag, default=float(flag["default"])) if is_float else flag
 
 
 def _matches(name, others):
@@ -649,9 +723,10 @@ def main(arguments=None):
     text = review_report.FORMATS[options.format](report)
     if options.output:
       review_report.write(options.output, text)
-      print(review_report.summary(report))
-    else:
-      print(text)
+      text = review_report.summary(report)
+    print(text, flush=True)
+  except BrokenPipeError:  # `| head` has read enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except (ValueError, OSError) as error:
     print(f"review_upstream: error: {error}", file=sys.stderr)
     return 2
