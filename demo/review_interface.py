@@ -109,32 +109,33 @@ class Project(object):
     """What makes a definition or flag another than it seems to be.
 
     Returns:
-      List of strings: definitions that only some runs make or that are bound
-      again, what the top level sets elsewhere, defaults that are changed later.
+      List of strings, "path:line: what": definitions that only some runs make
+      or that are bound again, what the top level sets elsewhere, defaults that
+      are changed later.
     """
-    tree = self.tree(module)
+    tree, path = self.tree(module), _path(module)
     found = []
     for owner in [tree] + [x for x in tree.body if isinstance(x, ast.ClassDef)]:
       bindings = _bindings(owner.body)
-      defined = {name for name, node in bindings if isinstance(node, _DEFINES)}
-      defined.update(filter(None, (
-          (_definition(node) or {}).get("name") for node in owner.body)))
       names = [name for name, _ in bindings]
       for index, (name, node) in enumerate(bindings):
-        if name in defined and name in names[:index]:
-          found.append(f"line {node.lineno}: `{name}` is there already")
+        if name in names[:index]:
+          found.append((path, node, f"`{name}` is there already"))
         elif isinstance(node, _DEFINES) and node not in owner.body:
-          found.append(f"line {node.lineno}: `{name}` is defined inside of "
-                       f"another statement")
+          found.append((path, node, f"`{name}` is defined inside of another "
+                                    f"statement"))
     for node in _executed(tree.body):
-      if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(
-          node.ctx, ast.Load):
-        found.append(f"line {node.lineno}: the top level changes "
-                     f"`{ast.unparse(node)}`")
+      is_set = (isinstance(node, (ast.Attribute, ast.Subscript)) and
+                not isinstance(node.ctx, ast.Load))
+      if is_set or (isinstance(node, ast.Call) and
+                    ast.unparse(node.func) == "setattr"):
+        found.append((path, node,
+                      f"the top level changes `{ast.unparse(node)}`"))
     reader = _FlagReader(self)
     reader.flags(module)
-    return found + [f"{where} changes a flag after its definition"
-                    for where in reader.altered]
+    found += [(*where, "changes a flag after its definition")
+              for where in reader.altered]
+    return [f"{path}:{node.lineno}: {what}" for path, node, what in found]
 
   def file_names(self, module):
     """The names of files in a module's strings, sorted.
@@ -177,7 +178,7 @@ def _alters_flag(node):
   if isinstance(node, ast.Call):
     return ast.unparse(node.func).split(".")[-1] == "set_default"
   return (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-          and ast.unparse(node.value).split(".")[-1] == "FLAGS")
+          and re.search(r"\bFLAGS\b", ast.unparse(node.value)))
 
 
 def _is_main(test):
@@ -324,8 +325,8 @@ class _FlagReader(object):
   """Follows the statements of a script that define flags.
 
   Attributes:
-    altered: dict whose keys are the places ("demo/x.py, line 5") where a flag
-      gets another value or default.
+    altered: dict whose keys are the places (path, node) where a flag gets
+      another value or default.
   """
 
   def __init__(self, project):
@@ -421,7 +422,7 @@ class _FlagReader(object):
     """Whether a statement defines flags, itself or by what it calls."""
     for child in ast.walk(node):
       if _alters_flag(child):
-        self.altered[f"{_path(module)}, line {child.lineno}"] = True
+        self.altered[_path(module), child] = True
       if not isinstance(child, ast.Call):
         continue
       name = ast.unparse(child.func).split(".")[-1]
@@ -467,5 +468,6 @@ class _FlagReader(object):
 
   def _unknown(self, module, node):
     return ValueError(
-        f"{_path(module)}:{node.lineno}: what flags `{ast.unparse(node)[:60]}` gives "
-        f"can't be told without running it: define them by plain statements.")
+        f"{_path(module)}:{node.lineno}: what flags "
+        f"`{ast.unparse(node)[:60]}` gives can't be told without "
+        f"running it: define them by plain statements.")

@@ -361,8 +361,8 @@ class _Review(object):
         self._failures.append(f"tests/alike.yaml: {name}: {symbol}: neither "
                               f"upstream nor this collection has it")
     self._added_definitions(rows, name, upstream, own)
-    self._failures += [f"{name}.py: {text}"
-                       for text in self._project.tampering(name)]
+    self._failures += [text for text in self._project.tampering(name)
+                       if text not in self._failures]  # Of a shared helper.
     self._flags(rows, name)
     self._outputs(rows, name)
     found = collections.Counter(
@@ -580,7 +580,7 @@ class _Review(object):
     for name, fact in outputs.items():
       added = bool(fact.get("added"))
       shown, problems = self._shown(
-          fact["shown_by"], None, whole_files=True)
+          str(fact.get("shown_by", "")), None, whole_files=True)
       failures = self._row(
           rows, "output", name, "added" if added else "equal",
           "" if added else fact["form"], fact["form"], shown)

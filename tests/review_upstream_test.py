@@ -108,17 +108,24 @@ SPOILT = {
          r"### tests: in this section a title is module.definition"]),
     "entry without a difference": (
         "CHANGES.md", "### modeling.gelu\n", "### modeling.get_activation\n",
-        [r"get_activation: its docstring says \"unchanged\""]),
+        [r"get_activation: its docstring says \"unchanged\"",
+         r"gelu: its docstring says that it differs"]),
+    "claim of a source removed": (
+        "modeling.py", "section 2; see CHANGES.", "section 2.",
+        [r"gelu: its docstring has no \"Source:\""]),
     "entry of nothing": (
         "CHANGES.md", "### modeling.gelu\n", "### modeling.gelo\n",
-        [r"### modeling.gelo: neither upstream nor this collection has it"]),
+        [r"### modeling.gelo: neither upstream nor this collection has it",
+         r"gelu: its docstring says that it differs"]),
     "entry twice": (
         "CHANGES.md", "### modeling.dropout\n", "### modeling.gelu\n",
-        [r"### modeling.gelu: stands there twice"]),
+        [r"### modeling.gelu: stands there twice",
+         r"dropout: its docstring says that it differs"]),
     "entry in another section": (
         "CHANGES.md", "## optimization.py\n", "## modeling.py\n",
         [rf"### optimization.{name}: belongs under ## optimization.py"
-         for name in ("create_optimizer", "AdamWeightDecayOptimizer")]),
+         for name in ("create_optimizer", "AdamWeightDecayOptimizer")] +
+        [r"### optimization, added definitions: belongs under"]),
     "name without a difference": (
         "CHANGES.md", "- Names: `source`.", "- Names: `source`, `guid`.",
         [r"InputExample: Names has `guid`, in which nothing differs"]),
@@ -214,6 +221,115 @@ SPOILT = {
         "run_squad.py", '"predictions.json"', '"answers.json"',
         [r"run_squad.py: answers.json: this run_squad.py names this file, "
          r"demo/review_facts.yaml doesn't"]),
+    "file written under a path, of another kind": (
+        "run_squad.py", "FLAGS = flags.FLAGS",
+        'FLAGS = flags.FLAGS\n_LOGS = ("out/%s/run.jsonl", "see a.log there")',
+        [r"run_squad.py: run.jsonl: this run_squad.py names this file"]),
+    "input that no script reads": (
+        "demo/review_facts.yaml", "inputs: [", "inputs: [old.tsv, ",
+        [r"review_facts.yaml: inputs: no script names old.tsv"]),
+    "float flag with a whole default": (
+        "run_squad.py", '"null_score_diff_threshold", 0.0',
+        '"null_score_diff_threshold", 0', []),
+    "keyword-only argument": (
+        "modeling.py", "def layer_norm(input_tensor, name=None)",
+        "def layer_norm(input_tensor, /, *, name=None)",
+        [r"layer_norm: Names lacks `/` \(added, before one of upstream's\)",
+         r"layer_norm: Names lacks `\*` \(added, before one of upstream's\)"]),
+    "decorators": (
+        "modeling.py", "def get_activation(",
+        "@tf.function\ndef get_activation(",
+        [r"get_activation: `tf.function`: decorator of one side only"]),
+    "decorated class with a base and an attribute": (
+        "modeling.py", "class BertConfig(object):\n",
+        "@final\nclass BertConfig(tf.Module, metaclass=Meta):\n  size = 1\n",
+        [r"BertConfig: `final`: decorator of one side only",
+         r"BertConfig: `tf.Module`: base class added",
+         r"BertConfig: `metaclass=Meta`: base class added",
+         r"BertConfig: `size`: class attribute added",
+         r"BertConfig: its docstring has no"]),
+    "function returned": (
+        "modeling.py", "def get_activation(activation_string):\n",
+        "def get_activation(activation_string):\n  def inner():\n    pass\n"
+        "  return inner\n",
+        [r"get_activation: `inner`: returned here only",
+         r"get_activation: its docstring has no"]),
+    "constant added": (
+        "tokenization.py", "_KEPT_WORDS = ", "KEPT = _KEPT_WORDS = ",
+        [r"tokenization.py: KEPT: CHANGES.md has no ### tokenization, added"]),
+    "definitions bound again or in a statement": (
+        "modeling.py", "def get_activation(", """if True:
+  def extra():
+    pass
+gelu = abs
+del dropout
+import dense
+BertModel.__init__ = None
+setattr(BertModel, "x", 1)
+def gather():
+  pass
+def gather():
+  pass
+
+
+def get_activation(""",
+        [r"modeling.py:\d+: `extra` is defined inside of another",
+         *(rf"modeling.py:\d+: `{name}` is there already"
+           for name in ("gelu", "dropout", "dense", "gather")),
+         r"modeling.py:\d+: the top level changes `BertModel.__init__`",
+         r"modeling.py:\d+: the top level changes `setattr\(BertModel",
+         r"modeling, added definitions: Names lacks `gather`"]),
+    "method defined again": (
+        "modeling.py", "  def to_json_string(self)",
+        "  to_dict = None\n\n  def to_json_string(self)",
+        [r"modeling.py:\d+: `to_dict` is there already",
+         r"BertConfig: `to_dict`: class attribute added"]),
+    "default changed later": (
+        "run_squad.py", "  script_helpers.define_tpu_flags()",
+        '  FLAGS.set_default("doc_stride", 64)\n'
+        "  script_helpers.define_tpu_flags()",
+        [r"run_squad.py:\d+: changes a flag after its definition"]),
+    "default changed by a helper": (
+        "demo/script_helpers.py", "def define_tpu_flags():\n",
+        "def define_tpu_flags():\n  flags.FLAGS.num_tpu_cores = 9\n",
+        [r"^demo/script_helpers.py:\d+: changes a flag after its definition"]),
+    "value set under __main__": (
+        "run_squad.py", "  init_squad_flags()\n",
+        "  init_squad_flags()\n  FLAGS.doc_stride = 64\n",
+        [r"the top level changes `FLAGS.doc_stride`",
+         r"run_squad.py:\d+: changes a flag after its definition"]),
+    "row of flags with one cell": (
+        "CHANGES.md", "| `write_offsets` | bool, False | run_squad |",
+        "| `write_offsets`\n| run_squad |",
+        [r"CHANGES.md: line \d+: a row of flags has the columns",
+         r"--write_offsets: .*no row with `write_offsets` has run_squad"]),
+    "section misspelt": (
+        "CHANGES.md", "## Kept on purpose", "## Kept on purposes",
+        [r"CHANGES.md: there is no ## Kept on purpose$"]),
+    "evidence that names nothing": (
+        "tests/alike.yaml", "  embedding_lookup: m_embedding_lookup",
+        "  embedding_lookup:",
+        [r"embedding_lookup: '' is neither a test"]),
+    "evidence for an unknown module": (
+        "tests/alike.yaml", "modeling:\n",
+        "modelling: {gelu: m_gelu}\nmodeling:\n",
+        [r"tests/alike.yaml: modelling: no such module"]),
+    "evidence twice": (
+        "tests/alike.yaml", "__init__, from_dict: m_config\n",
+        "__init__, from_dict: m_config\n    from_dict: m_config\n",
+        [r"tests/alike.yaml: modeling: BertConfig.from_dict stands there "
+         r"twice"]),
+    "evidence by a whole file": (
+        "tests/alike.yaml", "tests/modeling_test.py DropoutTest",
+        "tests/modeling_test.py",
+        [r"dropout: tests/modeling_test.py: which class of it\?"]),
+    "evidence by what is never run": (
+        "tests/tokenization_test.py", "class WordpieceTokenizerTest:",
+        '@pytest.mark.skip(reason="x")\nclass WordpieceTokenizerTest:',
+        [rf"{name}: tests/tokenization_test.py WordpieceTokenizerTest does not "
+         r"exist, or is never run" for name in (
+             "WordpieceTokenizer.__init__", "WordpieceTokenizer.tokenize",
+             r"Kept on purpose: line \d+")]),
     "evidence of nothing": (
         "tests/alike.yaml", "  gelu: m_gelu", "  gelo: m_gelu",
         [r"tests/alike.yaml: modeling: gelo: neither upstream nor"]),
@@ -258,6 +374,15 @@ class FindingsTest:
     found = "\n".join(failures(tree, interface))
     for name in ("run_classifier", "run_squad"):
       assert f"{name}.py: --learning_rate: default 5e-05 upstream" in found
+
+  @pytest.mark.parametrize("text, message", [
+      ("gelu: [", r"tests/alike.yaml: .*line \d+"),
+      ("  gelu: m_gelu\n  gelu: m_gelu\n", "'gelu' stands twice in"),
+      ("x", "is missing or is no mapping"), ("modeling: x", "is no mapping")])
+  def test_evidence_that_is_no_mapping(self, text, message, tree, interface):
+    (tree / "tests" / "alike.yaml").write_text(text)
+    assert re.search(message, "\n".join(failures(tree, interface)[:1] + [
+        x for x in failures(tree, interface) if x.startswith("tests/alike")]))
 
   def test_other_order(self, tree, interface):
     text, moved = statement(tree, "run_squad.py", "_compute_softmax")
@@ -430,14 +555,16 @@ class ReadUpstreamTest:
     folder = tmp_path / "upstream"
     shutil.copytree(plain, folder)
     (folder / "new.py").write_text("")
+    (folder / "sample_text.txt").unlink()
     with open(folder / "run_squad.py", "a", encoding="utf-8") as writer:
       writer.write('_F = os.path.join(FLAGS.output_dir, "more.json")\n')
     found = [x for x in failures(conftest.PROJECT,
                                  review_upstream.read_upstream(str(folder)))
              if x not in MISSING_FILES]
-    assert len(found) == 2
-    assert found[0].startswith("run_squad.py: more.json: upstream's run_squad")
-    assert found[1].startswith("Files of upstream: new.py: the commit has no")
+    assert len(found) == 3
+    assert found[0].endswith("files: upstream has no sample_text.txt")
+    assert found[1].startswith("run_squad.py: more.json: upstream's run_squad")
+    assert found[2].startswith("Files of upstream: new.py: the commit has no")
 
   def test_flags_may_come_from_what_a_script_imports(self, interface):
     review = review_upstream._Review(str(conftest.PROJECT), interface)
@@ -512,15 +639,34 @@ class TestsTest:
   def test_names_of_tests(self):
     tests = review_changes.Tests(review_interface.Project(
         {"tests/a_test.py": "class ATest:\n  def test_x(self):\n    pass\n"
+                            "  def helper(self):\n    pass\n"
                             "class Empty:\n  pass\n",
          "tests/conformance_test.py": "FAMILIES = {'g': ['f_one']}\n"}.get))
     for text in ("f_one", "tests/a_test.py", "tests/a_test.py ATest.",
                  "f_one, tests/a_test.py ATest.test_x, ATest; f_one"):
       assert not tests.problems(text)
+    assert tests.problems("tests/a_test.py", whole_files=False)
     for text in ("f_two", "ATest", "tests/b_test.py", "tests/a_test.py BTest",
                  "tests/a_test.py ATest.test_y", "tests/a_test.py Empty",
+                 "tests/a_test.py ATest.helper",
                  "", "f_one,, f_one", "tests/a_test.py and more"):
       assert len(tests.problems(text)) == 1, text
+
+
+  @pytest.mark.parametrize("text, runs", [
+      ("class ATest:\n  MARK\n  def test_x(self):\n    pass\n", False),
+      ("MARK\nclass ATest:\n  def test_x(self):\n    pass\n", False),
+      ("pytestmark = [pytest.mark.slow, pytest.mark.skip]\n"
+       "class ATest:\n  def test_x(self):\n    pass\n", False),
+      ("class ATest:\n  @pytest.mark.skipif(no_gcc)\n  def test_x(self):\n"
+       "    pass\n", True)])
+  def test_skipped_ones_show_nothing(self, text, runs):
+    for mark in ("@pytest.mark.skip", "@pytest.mark.skipif(True, reason='')"):
+      tests = review_changes.Tests(review_interface.Project(
+          {"tests/a_test.py": text.replace("MARK", mark)}.get))
+      assert bool(tests.problems("tests/a_test.py ATest")) != runs
+      assert bool(tests.problems("tests/a_test.py ATest.test_x")) != runs
+      assert bool(tests.problems("tests/a_test.py")) != runs
 
 
 class VariablesTest:
@@ -577,6 +723,14 @@ class CommandTest:
         cwd=conftest.PROJECT, capture_output=True, text=True, check=False)
     assert run.returncode == (1 if MISSING else 0), run.stderr
     assert f"different; {len(MISSING)} failures." in run.stdout
+
+  def test_reader_that_stops_is_no_error(self, shared):
+    run = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" -m demo.review_upstream "$1" '
+         "--novariables | true; exit ${PIPESTATUS[0]}", sys.executable,
+         str(shared / "conformance" / "interface.json")],
+        cwd=conftest.PROJECT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1 if MISSING else 0, "")
 
   def test_failures_give_status_1(self, tree, shared, monkeypatch, capsys):
     monkeypatch.setattr(review_upstream, "PROJECT_FOLDER", str(tree))
