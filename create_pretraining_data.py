@@ -859,7 +859,7 @@ def _input_files(args, output_files):
   for pattern in args.input_file.split(","):
     if tf.io.gfile.isdir(pattern):
       raise ValueError(f"--input_file: {pattern} is a folder. Name the files "
-                       f"in it: {os.path.join(pattern, '*.txt')}")
+                       f"in it, or a pattern that they fit.")
     found = [path for path in sorted(tf.io.gfile.glob(pattern))
              if not tf.io.gfile.isdir(path)]
     if not found:
