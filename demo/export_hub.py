@@ -85,13 +85,7 @@ def export_tf2(path, bert_config, init_checkpoint, names, vocab_file,
 
   Its variables have the names of Google's checkpoints.
 
-  Args:
-    path: string, folder to write.
-    bert_config: modeling.BertConfig.
-    init_checkpoint: string, checkpoint prefix.
-    names: dict variable name -> name in the checkpoint.
-    vocab_file: string.
-    do_lower_case: bool.
+  Args: see `export_tf1`.
   """
   reader = tf.train.load_checkpoint(init_checkpoint)
   variables = {name: tf.Variable(reader.get_tensor(saved), name=name)
