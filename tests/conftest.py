@@ -215,6 +215,12 @@ def corpus(num_documents, seed):
   return "\n".join(documents)
 
 
+def saved_step(folder):
+  """The step that a training in this folder would go on from."""
+  path = tf.train.latest_checkpoint(str(folder))
+  return int(path.rsplit("-", 1)[1]) if path else 0
+
+
 def events(folder):
   """tag -> [(step, value)] of a folder's TensorBoard files."""
   found = {}

@@ -161,7 +161,7 @@ class KillTest:
     with open(log, "w", encoding="utf-8") as writer:
       process = subprocess.Popen(command, stdout=writer, stderr=writer)
       deadline = time.monotonic() + 300
-      while not list(tmp_path.glob("model.ckpt-2*.index")):
+      while conftest.saved_step(tmp_path) < 200:
         assert process.poll() is None and time.monotonic() < deadline, (
             log.read_text())
         time.sleep(0.05)
