@@ -408,7 +408,7 @@ def main(_):
     if FLAGS.do_eval and prediction_helpers.takes_part(FLAGS):
       _evaluate(FLAGS, estimator, model_fn, eval_files)
   except tf.errors.DataLossError as error:
-    _name_damaged_file(train_files + eval_files, error)
+    _name_damaged_file(_own_files(train_files)[0] + eval_files, error)
     raise
 
 
