@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -61,7 +62,7 @@ def path(tiny_model, sst2_dir, tmp_path_factory):
       ("run_pretraining.py", "run_pretraining.py --cpu_only --random_seed=1 "
        "--max_eval_steps=10"),
       ("run_classifier.py", "run_classifier.py --cpu_only --random_seed=1"),
-      (".venv/bin/python", sys.executable)):
+      (".venv/bin/python", shlex.quote(sys.executable))):
     assert documented in text, documented
     text = text.replace(documented, small)
   environment = {**os.environ, "OUT": str(folder), "TEXT": str(folder),
