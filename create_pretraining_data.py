@@ -330,7 +330,7 @@ def _chunks(texts):
   yield chunk
 
 
-def _documents(input_files, longest=math.inf):
+def _documents(input_files, longest=math.inf, text_bytes=None):
   """Reads documents one after the other.
 
   A document ends at a blank line and, as in upstream, not at the end of a
@@ -339,6 +339,7 @@ def _documents(input_files, longest=math.inf):
   Args:
     input_files: list of string.
     longest: characters, int; longer documents are cut after a line.
+    text_bytes: int, `_text_bytes` of the files where it is known.
 
   Yields:
     string, lines joined by line ends; none is blank.
@@ -347,7 +348,7 @@ def _documents(input_files, longest=math.inf):
     ValueError: there is no text, or it is not UTF-8.
   """
   lines, size, is_empty = [], 0, True
-  for line in itertools.chain(_lines(input_files), [""]):
+  for line in itertools.chain(_lines(input_files, text_bytes), [""]):
     if line:
       lines.append(line)
       size += len(line)
@@ -370,10 +371,10 @@ def _shortened(names):
   return names[0] + (f" and {len(names) - 1} more are" if names[1:] else " is")
 
 
-def _lines(input_files):
+def _lines(input_files, text_bytes):
   """The lines of all files, stripped; blank ones as ""."""
   with script_helpers.Progress(
-      _text_bytes(input_files), "Reading", "bytes",
+      text_bytes or _text_bytes(input_files), "Reading", "bytes",
       log_every=1 << 26) as progress:
     previous, line = None, ""
     for path in input_files:
@@ -633,14 +634,14 @@ def stream_instances_to_example_files(input_files, tokenizer, output_files,
     ValueError: there is no text, or it is not UTF-8.
   """
   num_files = len(output_files)
-  num_blocks = num_files * math.ceil(
-      _text_bytes(input_files) / block_size / num_files)
+  text_bytes = _text_bytes(input_files)
+  num_blocks = num_files * math.ceil(text_bytes / block_size / num_files)
   folder = os.path.dirname(output_files[0]) or "."
   with tempfile.TemporaryDirectory(
       prefix="create_pretraining_data_", suffix=".tmp",
       dir=folder if os.path.isdir(folder) else None) as blocks:
     longest = max(int(block_size * _LONGEST_DOCUMENT), 1)
-    _deal_out(_documents(input_files, longest), num_blocks, blocks,
+    _deal_out(_documents(input_files, longest, text_bytes), num_blocks, blocks,
               random.Random(f"{random_seed} order of documents"))
 
     def make(number):
@@ -881,10 +882,7 @@ def _input_files(args, output_files):
 
 def _make_tokenizer(args):
   """The tokenizer, with a vocabulary that has what is needed here."""
-  if not tf.io.gfile.exists(args.vocab_file) or (
-      tf.io.gfile.isdir(args.vocab_file)):
-    raise ValueError(f"--vocab_file={args.vocab_file} is not there: give the "
-                     f"vocab.txt of the model.")
+  script_helpers.check_input_files(args)
   tokenizer = tokenization.FullTokenizer(args.vocab_file, args.do_lower_case)
   missing = [token for token in _SPECIAL_TOKENS if token not in tokenizer.vocab]
   if missing:
