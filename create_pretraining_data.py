@@ -35,6 +35,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from demo import flag_helpers
 from demo import record_helpers
 from demo import script_helpers
 from demo import worker_helpers
@@ -75,7 +76,7 @@ def init_pretraining_data_flags():
       "output_file", None,
       "Record files to write, separated by commas; the records are dealt out "
       "to them in turn.")
-  script_helpers.define_text_flags()
+  flag_helpers.define_text_flags()
   flags.DEFINE_bool(
       "do_whole_word_mask", False,
       "Mask all pieces of a word or none, instead of single pieces.")
@@ -882,7 +883,7 @@ def _input_files(args, output_files):
 
 def _make_tokenizer(args):
   """The tokenizer, with a vocabulary that has what is needed here."""
-  script_helpers.check_input_files(args)
+  flag_helpers.check_input_files(args)
   tokenizer = tokenization.FullTokenizer(args.vocab_file, args.do_lower_case)
   missing = [token for token in _SPECIAL_TOKENS if token not in tokenizer.vocab]
   if missing:

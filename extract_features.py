@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import flag_helpers
 from demo import horovod_helpers
 from demo import script_helpers
 import modeling
@@ -63,7 +64,7 @@ def init_extract_features_flags():
       "init_checkpoint", None,
       "Checkpoint of the model (.../bert_model.ckpt), pretrained or "
       "fine-tuned.")
-  script_helpers.define_text_flags()
+  flag_helpers.define_text_flags()
   flags.DEFINE_integer("batch_size", 32, "Lines per step.")
   flags.DEFINE_bool("use_tpu", False, "Run on a TPU instead of CPU or GPU.")
   flags.DEFINE_string("master", None, "TensorFlow master address of the TPU.")
@@ -296,13 +297,13 @@ def main(_):
   tf.compat.v1.enable_resource_variables()
   script_helpers.check_one_process()
   horovod_helpers.start_ranks(use_horovod=False, cpu_only=FLAGS.cpu_only)
-  script_helpers.check_input_files(FLAGS)
+  flag_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)
   layer_indexes = _parse_layers(FLAGS.layers, bert_config.num_hidden_layers)
   tokenizer = tokenization.FullTokenizer(
       vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-  script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
+  flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
   _check_checkpoint(FLAGS.init_checkpoint, bert_config)
   examples = read_examples(FLAGS.input_file)
   if not examples:
@@ -327,8 +328,8 @@ def main(_):
 
 def _check_flags(args, bert_config):
   """Refuses what can't work before anything is read."""
-  script_helpers.check_bert_config(args.bert_config_file, bert_config)
-  script_helpers.check_max_seq_length(args, bert_config, smallest=3)
+  flag_helpers.check_bert_config(args.bert_config_file, bert_config)
+  flag_helpers.check_max_seq_length(args, bert_config, smallest=3)
   if args.batch_size < 1:
     raise ValueError(f"--batch_size={args.batch_size} has to be 1 or more.")
   try:

@@ -10,6 +10,7 @@ import re
 
 import tensorflow as tf
 
+from demo import option_helpers
 from demo.horovod_helpers import horovod_enabled, hvd, reduction_options
 
 # Graph collection that holds the learning rate of the step, for hooks.
@@ -18,7 +19,8 @@ LEARNING_RATE = "learning_rate"
 _STEP_READS = "global_step_read_op_cache"
 
 
-def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
+def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
+                     options=option_helpers.UPSTREAM):
   """Builds the op that does one training step.
 
   The rate rises linearly from 0 over the warm-up and falls linearly to 0 over
@@ -32,6 +34,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
     num_train_steps: int, steps of the whole training.
     num_warmup_steps: int, steps of the warm-up; 0 for none.
     use_tpu: bool, sum gradients over TPU cores.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     Operation: updates the variables and adds 1 to the global step.

@@ -26,8 +26,10 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
+from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
@@ -46,17 +48,22 @@ def init_classifier_flags():
       "task_name", None,
       "Task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, AX or XNLI, "
       "in any case, with or without the hyphen.")
-  script_helpers.define_model_flags(max_seq_length=128)
-  script_helpers.define_text_flags()
-  script_helpers.define_training_flags()
-  script_helpers.define_fine_tuning_flags()
+  flag_helpers.define_model_flags(max_seq_length=128)
+  flag_helpers.define_text_flags()
+  flag_helpers.define_training_flags()
+  flag_helpers.define_fine_tuning_flags()
   flags.DEFINE_bool("do_eval", False, "Score the dev set.")
   flags.DEFINE_bool("do_predict", False, "Predict the test set.")
   flags.DEFINE_integer("eval_batch_size", 8, "Examples per evaluation step.")
-  script_helpers.define_tpu_flags()
+  flag_helpers.define_tpu_flags()
 
   # Not in upstream.
-  script_helpers.define_run_flags()
+  flag_helpers.define_run_flags()
+  flag_helpers.define_optimizer_flags()
+  flag_helpers.define_precision_flags()
+  flag_helpers.define_evaluation_flags()
+  flag_helpers.define_check_flags()
+  flag_helpers.define_export_flags()
   flags.DEFINE_float(
       "dropout_before_logits", 0.1,
       "Dropout rate between the pooled output and the output layer.",
@@ -715,7 +722,8 @@ def _truncate_seq_pair(tokens_a, tokens_b, max_length):
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings,
-                 dropout_before_logits=0.1, is_regression=False):
+                 dropout_before_logits=0.1, is_regression=False,
+                 options=option_helpers.UPSTREAM):
   """Builds BERT with an output layer on the pooled output.
 
   Args:
@@ -730,6 +738,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     dropout_before_logits: float, dropout rate of the pooled output.
     is_regression: bool; the loss is then the squared error of the one output
       and `probabilities` are the logits.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
@@ -743,11 +752,12 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,
-                          dropout_before_logits, is_regression)
+                          dropout_before_logits, is_regression, options)
 
 
 def add_output_layer(output_layer, is_training, labels, num_labels,
-                     dropout_before_logits, is_regression):
+                     dropout_before_logits, is_regression,
+                     options=option_helpers.UPSTREAM):
   """The part of `create_model` that follows the encoder, for any encoder.
 
   Args:
@@ -783,7 +793,7 @@ def add_output_layer(output_layer, is_training, labels, num_labels,
 def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, dropout_before_logits=0.1,
-                     is_regression=False):
+                     is_regression=False, options=option_helpers.UPSTREAM):
   """Makes the model_fn of the Estimator.
 
   Args:
@@ -797,6 +807,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
     dropout_before_logits: float, see `create_model`.
     is_regression: bool, see `create_model`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     Function (features, labels, mode, params) -> TPUEstimatorSpec. It
@@ -813,20 +824,21 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         bert_config, mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"], features["label_ids"],
         num_labels, use_one_hot_embeddings, dropout_before_logits,
-        is_regression)
+        is_regression, options)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
           modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
     return estimator_spec(
         mode, features, outputs, learning_rate, num_train_steps,
-        num_warmup_steps, use_tpu, is_regression, scaffold_fn)
+        num_warmup_steps, use_tpu, is_regression, scaffold_fn, options)
 
   return model_fn
 
 
 def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
-                   num_warmup_steps, use_tpu, is_regression, scaffold_fn=None):
+                   num_warmup_steps, use_tpu, is_regression, scaffold_fn=None,
+                   options=option_helpers.UPSTREAM):
   """What a model_fn returns, whatever the encoder of its model.
 
   Args:
@@ -836,6 +848,7 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
     outputs: what `create_model` returns.
     learning_rate: see `model_fn_builder`, as the next four arguments.
     scaffold_fn: function or None, see `checkpoint_helpers.warm_start`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     TPUEstimatorSpec.
@@ -850,7 +863,8 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
         tf.compat.v1.GraphKeys.SUMMARIES,
         tf.raw_ops.ScalarSummary(tags="loss", values=loss))
     train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        options)
     return spec(mode=mode, loss=loss, train_op=train_op,
                 scaffold_fn=scaffold_fn)
   if mode == tf.estimator.ModeKeys.PREDICT:
@@ -953,19 +967,19 @@ class CheckpointModel(object):
       ValueError: a file is missing or doesn't fit the flags.
     """
     self._args = args
-    script_helpers.check_input_files(args)
+    flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
     tokenization.validate_case_matches_checkpoint(
         args.do_lower_case, args.init_checkpoint)
-    script_helpers.check_bert_config(args.bert_config_file, self._bert_config)
-    script_helpers.check_max_seq_length(args, self._bert_config, smallest=3)
+    flag_helpers.check_bert_config(args.bert_config_file, self._bert_config)
+    flag_helpers.check_max_seq_length(args, self._bert_config, smallest=3)
 
   def tokenizer(self):
     """Returns the FullTokenizer; raises ValueError if it doesn't fit."""
     tokenizer = tokenization.FullTokenizer(
         self._args.vocab_file, self._args.do_lower_case)
-    script_helpers.check_vocabulary(
+    flag_helpers.check_vocabulary(
         self._args, tokenizer.vocab, self._bert_config)
     return tokenizer
 
@@ -987,7 +1001,8 @@ class CheckpointModel(object):
         estimator_helpers.effective_learning_rate(args), num_train_steps,
         num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
         dropout_before_logits=args.dropout_before_logits,
-        is_regression=is_regression)
+        is_regression=is_regression,
+        options=option_helpers.from_flags(args))
 
 
 def run_task(args, make_model):
@@ -1059,7 +1074,7 @@ def _check_flags(args):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
-  script_helpers.check_training_flags(args)
+  flag_helpers.check_training_flags(args)
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")

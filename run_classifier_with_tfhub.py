@@ -19,6 +19,7 @@ from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import hub_helpers
+from demo import option_helpers
 from demo import script_helpers
 import run_classifier
 import tokenization
@@ -41,7 +42,7 @@ def init_classifier_with_tfhub_flags():
 
 def create_model(is_training, input_ids, input_mask, segment_ids, labels,
                  num_labels, bert_hub_module_handle, dropout_before_logits=0.1,
-                 is_regression=False):
+                 is_regression=False, options=option_helpers.UPSTREAM):
   """Builds the module's encoder with an output layer on the pooled output.
 
   Args:
@@ -54,6 +55,7 @@ def create_model(is_training, input_ids, input_mask, segment_ids, labels,
     bert_hub_module_handle: string, folder or address.
     dropout_before_logits: float, dropout rate of the pooled output.
     is_regression: bool, see `run_classifier.create_model`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
@@ -69,12 +71,13 @@ def create_model(is_training, input_ids, input_mask, segment_ids, labels,
       is_training, input_ids, input_mask, segment_ids)  # [B, W]
   return run_classifier.add_output_layer(
       output_layer, is_training, labels, num_labels, dropout_before_logits,
-      is_regression)
+      is_regression, options)
 
 
 def model_fn_builder(num_labels, learning_rate, num_train_steps,
                      num_warmup_steps, use_tpu, bert_hub_module_handle,
-                     dropout_before_logits=0.1, is_regression=False):
+                     dropout_before_logits=0.1, is_regression=False,
+                     options=option_helpers.UPSTREAM):
   """Makes the model_fn of the Estimator.
 
   Args:
@@ -86,6 +89,7 @@ def model_fn_builder(num_labels, learning_rate, num_train_steps,
     bert_hub_module_handle: string, folder or address.
     dropout_before_logits: float, see `create_model`.
     is_regression: bool, see `create_model`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     Function (features, labels, mode, params) -> TPUEstimatorSpec, as that of
@@ -101,10 +105,10 @@ def model_fn_builder(num_labels, learning_rate, num_train_steps,
         mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"], features["label_ids"],
         num_labels, bert_hub_module_handle, dropout_before_logits,
-        is_regression)
+        is_regression, options)
     return run_classifier.estimator_spec(
         mode, features, outputs, learning_rate, num_train_steps,
-        num_warmup_steps, use_tpu, is_regression)
+        num_warmup_steps, use_tpu, is_regression, options=options)
 
   return model_fn
 
@@ -181,7 +185,8 @@ class HubModel(object):
         num_labels, estimator_helpers.effective_learning_rate(args),
         num_train_steps, num_warmup_steps, args.use_tpu, self._path,
         dropout_before_logits=args.dropout_before_logits,
-        is_regression=is_regression)
+        is_regression=is_regression,
+        options=option_helpers.from_flags(args))
 
 
 def main(_):

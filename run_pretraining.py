@@ -26,7 +26,9 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import flag_helpers
 from demo import horovod_helpers
+from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
@@ -43,8 +45,8 @@ _CHECKED_RECORDS = 100
 
 def init_pretraining_flags():
   """Defines the script's flags: upstream's, then those added here."""
-  script_helpers.define_model_flags(max_seq_length=128)
-  script_helpers.define_training_flags()
+  flag_helpers.define_model_flags(max_seq_length=128)
+  flag_helpers.define_training_flags()
   flags.DEFINE_string(
       "input_file", None,
       "Record files of create_pretraining_data.py: names, patterns (*) or "
@@ -61,10 +63,14 @@ def init_pretraining_flags():
       "num_warmup_steps", 10000,
       "Steps over which the learning rate rises from 0.")
   flags.DEFINE_integer("max_eval_steps", 100, "Evaluation steps.")
-  script_helpers.define_tpu_flags()
+  flag_helpers.define_tpu_flags()
 
   # Not in upstream.
-  script_helpers.define_run_flags()
+  flag_helpers.define_run_flags()
+  flag_helpers.define_optimizer_flags()
+  flag_helpers.define_precision_flags()
+  flag_helpers.define_evaluation_flags()
+  flag_helpers.define_check_flags()
   flags.DEFINE_string(
       "eval_input_file", None,
       "Record files to evaluate on, as --input_file, which is the default: "
@@ -73,7 +79,8 @@ def init_pretraining_flags():
 
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
-                     use_one_hot_embeddings):
+                     use_one_hot_embeddings,
+                     options=option_helpers.UPSTREAM):
   """Makes the model_fn of the Estimator.
 
   Args:
@@ -84,6 +91,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     num_warmup_steps: int; None outside of training.
     use_tpu: bool.
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     Function (features, labels, mode, params) -> TPUEstimatorSpec. It evaluates
@@ -131,7 +139,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
           next_sentence_loss=sentences[0],
           next_sentence_accuracy=_accuracy(*outputs[5:8]))
     train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        options)
     return spec(mode=mode, loss=loss, train_op=train_op,
                 scaffold_fn=scaffold_fn)
 
@@ -375,7 +384,7 @@ def main(_):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                               FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-  script_helpers.check_input_files(FLAGS)
+  flag_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)
   train_files, eval_files = _input_files(FLAGS, bert_config)
@@ -393,7 +402,8 @@ def main(_):
   model_fn = model_fn_builder(
       bert_config, FLAGS.init_checkpoint,
       estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
-      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu)
+      num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
+      options=option_helpers.from_flags(FLAGS))
   estimator = estimator_helpers.make_estimator(
       FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.eval_batch_size)
@@ -416,9 +426,9 @@ def _check_flags(args, bert_config):
   """Refuses what can't work before anything is read."""
   if not (args.do_train or args.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval or both.")
-  script_helpers.check_training_flags(args)
-  script_helpers.check_bert_config(args.bert_config_file, bert_config)
-  script_helpers.check_max_seq_length(args, bert_config, smallest=5)
+  flag_helpers.check_training_flags(args)
+  flag_helpers.check_bert_config(args.bert_config_file, bert_config)
+  flag_helpers.check_max_seq_length(args, bert_config, smallest=5)
 
 
 def _input_files(args, bert_config):

@@ -33,8 +33,10 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
+from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
@@ -62,10 +64,10 @@ _NO_ANSWER_ODDS = 1000000.0
 
 def init_squad_flags():
   """Defines the script's flags: upstream's, then those added here."""
-  script_helpers.define_model_flags(max_seq_length=384)
-  script_helpers.define_text_flags()
-  script_helpers.define_training_flags()
-  script_helpers.define_fine_tuning_flags()
+  flag_helpers.define_model_flags(max_seq_length=384)
+  flag_helpers.define_text_flags()
+  flag_helpers.define_training_flags()
+  flag_helpers.define_fine_tuning_flags()
   flags.DEFINE_string(
       "train_file", None, "SQuAD JSON file to train on.")
   flags.DEFINE_string(
@@ -83,7 +85,7 @@ def init_squad_flags():
       "n_best_size", 20, "Answers per question in nbest_predictions.json.")
   flags.DEFINE_integer(
       "max_answer_length", 30, "Tokens of an answer at most.")
-  script_helpers.define_tpu_flags()
+  flag_helpers.define_tpu_flags()
   flags.DEFINE_bool(
       "verbose_logging", False,
       "Log where an answer could not be found again in the original text.")
@@ -96,7 +98,12 @@ def init_squad_flags():
       "of the best answer by more than this.")
 
   # Not in upstream.
-  script_helpers.define_run_flags()
+  flag_helpers.define_run_flags()
+  flag_helpers.define_optimizer_flags()
+  flag_helpers.define_precision_flags()
+  flag_helpers.define_evaluation_flags()
+  flag_helpers.define_check_flags()
+  flag_helpers.define_export_flags()
   flags.DEFINE_bool(
       "do_eval", False,
       "Score predictions.json against the answers in --predict_file.")
@@ -600,7 +607,7 @@ def _check_is_max_context(doc_spans, cur_span_index, position):
 
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
-                 use_one_hot_embeddings):
+                 use_one_hot_embeddings, options=option_helpers.UPSTREAM):
   """Builds BERT with an output layer on each token.
 
   Args:
@@ -610,11 +617,12 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     input_mask: int32 [B, S].
     segment_ids: int32 [B, S].
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     (start_logits, end_logits): float32 [B, S] each.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
@@ -637,7 +645,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 
 def model_fn_builder(bert_config, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
-                     use_one_hot_embeddings):
+                     use_one_hot_embeddings,
+                     options=option_helpers.UPSTREAM):
   """Makes the model_fn of the Estimator.
 
   Args:
@@ -648,6 +657,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     num_warmup_steps: int; None outside of training.
     use_tpu: bool.
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
+    options: option_helpers.Options, what upstream doesn't have.
 
   Returns:
     Function (features, labels, mode, params) -> TPUEstimatorSpec. It
@@ -667,7 +677,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     start_logits, end_logits = create_model(
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings)
+        use_one_hot_embeddings, options)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
@@ -680,7 +690,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     loss = (position_loss(start_logits, features["start_positions"]) +
             position_loss(end_logits, features["end_positions"])) / 2.0
     train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu)
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        options)
     return spec(mode=mode, loss=loss, train_op=train_op,
                 scaffold_fn=scaffold_fn)
 
@@ -1083,7 +1094,7 @@ def validate_flags_or_throw(bert_config):
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
   if not (FLAGS.do_train or FLAGS.do_predict):
     return  # No text is cut into windows.
-  script_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
+  flag_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
     raise ValueError(
         f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the text "
@@ -1100,14 +1111,14 @@ def main(_):
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-    script_helpers.check_input_files(FLAGS)
+    flag_helpers.check_input_files(FLAGS)
     bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-    script_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
+    flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
     validate_flags_or_throw(bert_config)
     _check_flags(FLAGS)
     tokenizer = tokenization.FullTokenizer(
         vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-    script_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
+    flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
     answers = predict_examples = None
     if FLAGS.do_eval and horovod_helpers.is_chief():
@@ -1141,7 +1152,7 @@ def _check_ranks_agree(args):
 
 def _check_flags(args):
   """Refuses what can't work, beyond `validate_flags_or_throw`."""
-  script_helpers.check_training_flags(args)
+  flag_helpers.check_training_flags(args)
   if args.do_eval and args.do_train and not args.do_predict:
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
@@ -1344,7 +1355,8 @@ def _make_estimator(args, bert_config, num_train_steps=None,
   model_fn = model_fn_builder(
       bert_config, args.init_checkpoint,
       estimator_helpers.effective_learning_rate(args), num_train_steps,
-      num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu)
+      num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
+      options=option_helpers.from_flags(args))
   # Many ranks and large models fill a disk with more.
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 

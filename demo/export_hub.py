@@ -15,6 +15,7 @@ from absl import logging
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import flag_helpers
 from demo import hub_helpers
 from demo import script_helpers
 import modeling
@@ -34,7 +35,7 @@ def init_export_hub_flags():
   flags.DEFINE_string(
       "bert_config_file", None,
       "JSON file with the model's sizes (bert_config.json).")
-  script_helpers.define_text_flags()
+  flag_helpers.define_text_flags()
   flags.DEFINE_string(
       "output_dir", None, "Folder to write; it must not exist yet.")
   flags.DEFINE_enum(
@@ -175,12 +176,12 @@ def export(args):
   if tf.io.gfile.exists(args.output_dir):
     raise ValueError(f"--output_dir={args.output_dir} exists already. Remove "
                      f"it or name another folder.")
-  script_helpers.check_input_files(args)
+  flag_helpers.check_input_files(args)
   tokenization.validate_case_matches_checkpoint(
       args.do_lower_case, args.init_checkpoint)
   bert_config = modeling.BertConfig.from_json_file(args.bert_config_file)
-  script_helpers.check_bert_config(args.bert_config_file, bert_config)
-  script_helpers.check_vocabulary(
+  flag_helpers.check_bert_config(args.bert_config_file, bert_config)
+  flag_helpers.check_vocabulary(
       args, tokenization.load_vocab(args.vocab_file), bert_config)
   checkpoint_helpers.check_checkpoint(args.init_checkpoint, bert_config)
   names = find_variables(bert_config, args.init_checkpoint)

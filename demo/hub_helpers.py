@@ -22,8 +22,8 @@ import tarfile
 from google.protobuf import message
 import tensorflow as tf
 
+from demo import flag_helpers
 from demo import horovod_helpers
-from demo import script_helpers
 
 INSTALL_HUB = "pip install tensorflow-hub==0.15.0 (or `make setup`)"
 
@@ -287,9 +287,9 @@ def check_vocabulary(args, vocab, variables):
     variables: list of the module's variables.
 
   Raises:
-    ValueError: see `script_helpers.check_vocabulary`.
+    ValueError: see `flag_helpers.check_vocabulary`.
   """
-  script_helpers.check_vocabulary_size(
+  flag_helpers.check_vocabulary_size(
       f"The vocabulary of --bert_hub_module_handle="
       f"{args.bert_hub_module_handle}", vocab,
       table_rows(variables, "word"), "The module is broken.")

@@ -209,9 +209,9 @@ SPOILT = {
         'DEFINE_string(\n      "n_best_size", 20',
         [r"--n_best_size: type 'integer' upstream, 'string' here"]),
     "flag added": (
-        "run_squad.py", "script_helpers.define_tpu_flags()",
+        "run_squad.py", "flag_helpers.define_tpu_flags()",
         'flags.DEFINE_bool("extra", True, "")\n'
-        "  script_helpers.define_tpu_flags()",
+        "  flag_helpers.define_tpu_flags()",
         [r"run_squad.py: --extra: .*no row with `extra` has run_squad"]),
     "required flag forgotten": (
         "run_squad.py", '["vocab_file", "bert_config_file", "output_dir"]',
@@ -285,12 +285,12 @@ def get_activation(""",
         [r"modeling.py:\d+: `to_dict` is there already",
          r"BertConfig: `to_dict`: class attribute added"]),
     "default changed later": (
-        "run_squad.py", "  script_helpers.define_tpu_flags()",
+        "run_squad.py", "  flag_helpers.define_tpu_flags()",
         '  FLAGS.set_default("doc_stride", 64)\n'
-        "  script_helpers.define_tpu_flags()",
+        "  flag_helpers.define_tpu_flags()",
         [r"run_squad.py:\d+: changes a flag after its definition"]),
     "default changed by a helper": (
-        "demo/script_helpers.py", "def define_tpu_flags():\n",
+        "demo/flag_helpers.py", "def define_tpu_flags():\n",
         "def define_tpu_flags():\n  flags.FLAGS.num_tpu_cores = 9\n",
         [r"^demo/script_helpers.py:\d+: changes a flag after its definition"]),
     "value set under __main__": (

@@ -13,13 +13,14 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.prediction_helpers", "demo.record_helpers", "demo.script_helpers",
+    "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
+    "demo.record_helpers", "demo.script_helpers",
     "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
     "modeling.py": set(),
-    "optimization.py": {"demo.horovod_helpers"},
+    "optimization.py": {"demo.horovod_helpers", "demo.option_helpers"},
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
     "run_classifier_with_tfhub.py": SCRIPTS_MAY_IMPORT | {
         "demo.hub_helpers", "run_classifier"},
@@ -27,13 +28,14 @@ MAY_IMPORT = {
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
     "extract_features.py": SCRIPTS_MAY_IMPORT,
     "create_pretraining_data.py": {
-        "tokenization", "demo.record_helpers", "demo.script_helpers",
-        "demo.worker_helpers"},
+        "tokenization", "demo.flag_helpers", "demo.record_helpers",
+        "demo.script_helpers", "demo.worker_helpers"},
     "demo/perf_helpers.py": set(),
+    "demo/option_helpers.py": set(),
+    "demo/flag_helpers.py": {"demo.perf_helpers"},
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
-        "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.perf_helpers"},
+        "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
@@ -44,7 +46,7 @@ MAY_IMPORT = {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
     "demo/download.py": set(),
-    "demo/hub_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),

@@ -1,0 +1,47 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""What a model and its training may have beyond upstream's, in one value."""
+
+import collections
+
+_DEFAULTS = collections.OrderedDict(
+    # The update, see `optimization.create_optimizer`.
+    optimizer="adamw", lr_schedule="linear", layerwise_lr_decay=1.0,
+    freeze_layers=0, num_accumulation_steps=1,
+    # Number formats, see `modeling.BertModel`.
+    precision="fp32", loss_scale=None,
+    # The classifier's loss and windows, see `run_classifier.create_model`.
+    class_weights=None, label_smoothing=0.0, window_pooling="mean")
+
+
+class Options(collections.namedtuple(
+    "Options", _DEFAULTS, defaults=_DEFAULTS.values())):
+  """The values of the flags of these names; the defaults are upstream's.
+
+  Attributes:
+    optimizer: "adamw" or "lamb".
+    lr_schedule: "linear", "constant" or "cosine", after the warm-up.
+    layerwise_lr_decay: float, factor of the rate from a layer to the one below.
+    freeze_layers: int, 0 for none.
+    num_accumulation_steps: int, batches of one update.
+    precision: "fp32", "bf16" or "fp16".
+    loss_scale: float, "dynamic" or None.
+    class_weights: tuple of float in the order of the labels, or None.
+    label_smoothing: float, share of the target spread over all classes.
+    window_pooling: "mean" or "max", of the logits of a long text's windows.
+  """
+
+  __slots__ = ()
+
+
+UPSTREAM = Options()
+
+
+def from_flags(args):
+  """The Options of the parsed flags; those that a script lacks are upstream's.
+
+  Args:
+    args: the parsed flags.
+  """
+  return Options(**{
+      name: getattr(args, name, default) for name, default in _DEFAULTS.items()
+      if name != "class_weights"})
