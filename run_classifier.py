@@ -707,7 +707,7 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     """See the builder."""
     return record_helpers.dataset(
         input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder)
+        drop_remainder, params.get(record_helpers.BATCHES_DONE, 0))
 
   return input_fn
 
@@ -748,7 +748,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings)
+      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,

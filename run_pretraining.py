@@ -112,7 +112,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     model = modeling.BertModel(
         bert_config, mode == modes.TRAIN, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings)
+        use_one_hot_embeddings, compute_dtype=options.compute_dtype)
     words = get_masked_lm_output(
         bert_config, model.get_sequence_output(), model.get_embedding_table(),
         features["masked_lm_positions"], features["masked_lm_ids"],
@@ -310,7 +310,8 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
       d = d.repeat().shuffle(len(files)).interleave(
           own_records, cycle_length=min(num_cpu_threads, len(files)),
           num_parallel_calls=tf.data.AUTOTUNE, deterministic=is_seeded)
-      d = d.shuffle(buffer_size=100)
+      d = d.shuffle(buffer_size=100).skip(
+          params.get(record_helpers.BATCHES_DONE, 0) * params["batch_size"])
     else:
       # The number of steps is given, and never more than there is.
       d = d.flat_map(own_records).repeat()

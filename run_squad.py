@@ -626,7 +626,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings)
+      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
   sequence_output = model.get_sequence_output()  # [B, S, W]
   batch_size, seq_length, width = modeling.get_shape_list(
       sequence_output, expected_rank=3)
@@ -733,7 +733,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
     """See the builder."""
     return record_helpers.dataset(
         input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder)
+        drop_remainder, params.get(record_helpers.BATCHES_DONE, 0))
 
   return input_fn
 

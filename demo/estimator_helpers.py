@@ -18,6 +18,7 @@ from tensorflow_estimator.python.estimator.tpu import error_handling
 from demo import checkpoint_helpers
 from demo import horovod_helpers
 from demo import perf_helpers
+from demo import record_helpers
 from demo import script_helpers
 
 # Prefix of the graph collections through which a model_fn shows scores to
@@ -197,6 +198,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
         "trained. Give a new run another --output_dir.", args.output_dir,
         num_train_steps)
     return
+  if args.random_seed is not None and steps_done[0]:
+    input_fn = _going_on(input_fn, steps_done[0])
   perf_hook = horovod_helpers.PerfLoggingHook(total_batch_size, "train")
   hooks = [perf_hook, *horovod_helpers.broadcast_hooks()]
   hooks += horovod_helpers.synapse_hooks(first_synapse_step)
@@ -224,6 +227,16 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           f"{checkpoint_helpers.steps_done(args.output_dir)} is saved in "
           f"{args.output_dir}; the same command goes on from there.")
   write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
+
+
+def _going_on(input_fn, batches_done):
+  """An input_fn without the first batches, which a run has trained on."""
+  def rest(params):
+    logging.info("Passing over the %d batches that this run has trained on.",
+                 batches_done)
+    return input_fn({**params, record_helpers.BATCHES_DONE: batches_done})
+
+  return rest
 
 
 def write_perf(args, hook, name, ranks):

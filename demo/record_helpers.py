@@ -13,6 +13,10 @@ import tensorflow as tf
 from demo import horovod_helpers
 from demo import script_helpers
 
+# In the params of an input_fn: batches (int) that a training with --random_seed
+# has read before it went on, for the data to go on too. Absent or 0 otherwise.
+BATCHES_DONE = "batches_done"
+
 
 def int_feature(values):
   """A list of ints as tf.train.Feature."""
@@ -78,7 +82,7 @@ def _varint(number):
 
 
 def dataset(input_file, name_to_features, batch_size, is_training,
-            drop_remainder):
+            drop_remainder, batches_done=0):
   """Reads batches of records.
 
   In training the records of all ranks of this server are shared out among
@@ -90,6 +94,7 @@ def dataset(input_file, name_to_features, batch_size, is_training,
     batch_size: int, B.
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
+    batches_done: int, batches to leave out of a training, see BATCHES_DONE.
 
   Returns:
     tf.data.Dataset of dicts name -> tensor [B, ...]; int64 is cast to int32.
@@ -97,6 +102,8 @@ def dataset(input_file, name_to_features, batch_size, is_training,
   d = tf.data.TFRecordDataset(input_file)
   if is_training:
     d = horovod_helpers.shard(d).repeat().shuffle(buffer_size=100)
+    # Before they are decoded, which would take most of the time.
+    d = d.skip(batches_done * batch_size)
   d = d.batch(batch_size, drop_remainder=drop_remainder)
   # Decoded batch by batch, which takes a fraction of the time of row by row.
   return d.map(lambda records: decode(records, name_to_features)).prefetch(

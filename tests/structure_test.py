@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers", "demo.perf_helpers",
-        "demo.script_helpers"},
+        "demo.record_helpers", "demo.script_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
