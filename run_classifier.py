@@ -33,6 +33,7 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -1016,6 +1017,8 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
+  if args.use_xla:
+    xla_helpers.allow_cpu()
   task, processor = find_processor(args.task_name)
   _check_flags(args)
   model = make_model(args)

@@ -32,6 +32,7 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 
@@ -385,6 +386,8 @@ def main(_):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                               FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
+  if FLAGS.use_xla:
+    xla_helpers.allow_cpu()
   flag_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)

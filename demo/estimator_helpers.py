@@ -2,6 +2,7 @@
 """What the Estimator scripts share: run configuration and training."""
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from demo import horovod_helpers
 from demo import perf_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import xla_helpers
 
 # Prefix of the graph collections through which a model_fn shows scores to
 # ProgressHook.
@@ -205,6 +207,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   hooks += horovod_helpers.synapse_hooks(first_synapse_step)
   listeners = []
   if horovod_helpers.is_chief():
+    if args.use_xla:
+      hooks.append(xla_helpers.FirstStepsHook())
     if args.profile_steps:
       hooks.append(perf_helpers.ProfilerHook(
           *perf_helpers.parse_profile_steps(args.profile_steps),
@@ -214,7 +218,9 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     if estimator.config.keep_checkpoint_max == 1:
       listeners.append(
           _FirstCheckpointListener(args.output_dir, num_train_steps))
-  with script_helpers.deferred_stop() as stop:
+  compiling = (xla_helpers.compiling(estimator) if args.use_xla
+               else contextlib.nullcontext())
+  with script_helpers.deferred_stop() as stop, compiling:
     stop_hook = _StopTogetherHook(stop)
     estimator.train(input_fn=input_fn, max_steps=num_train_steps,
                     hooks=hooks + [stop_hook], saving_listeners=listeners)

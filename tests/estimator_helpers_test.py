@@ -21,7 +21,8 @@ def run_flags(folder, **values):
       dict(output_dir=str(folder), save_checkpoints_steps=100, log_steps=5,
            random_seed=1, use_tpu=False, tpu_name=None, master=None,
            iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
-           predict_batch_size=4, profile_steps=None, write_perf=False),
+           predict_batch_size=4, profile_steps=None, write_perf=False,
+           use_xla=False),
       **values))
 
 

@@ -15,7 +15,7 @@ SCRIPTS_MAY_IMPORT = {
     "demo.checkpoint_helpers", "demo.estimator_helpers",
     "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
     "demo.record_helpers", "demo.script_helpers",
-    "demo.worker_helpers", "demo.metrics", "habana"}
+    "demo.worker_helpers", "demo.xla_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "demo.script_helpers", "demo.worker_helpers"},
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
+    "demo/xla_helpers.py": set(),
     "demo/flag_helpers.py": {"demo.perf_helpers"},
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers", "demo.perf_helpers",
-        "demo.record_helpers", "demo.script_helpers"},
+        "demo.record_helpers", "demo.script_helpers", "demo.xla_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
