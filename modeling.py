@@ -326,9 +326,9 @@ def dropout(input_tensor, dropout_prob):
   --random_seed, what is dropped depends on the seed, the step and which dropout
   of the graph it is, and on nothing else: a training that goes on from a
   checkpoint drops what it would have dropped. Whoever works through several
-  micro-batches in a step, in a loop whose body is this graph, adds the number
-  of the micro-batch (from 0) to the graph's collection MICRO_BATCH before the
-  model is built; the last entry counts.
+  micro-batches in a step, by a tf.while_loop, adds the number of the
+  micro-batch (from 0) to the collection MICRO_BATCH in the body, before the
+  model is built there; the last entry of the body counts.
 
   Args:
     input_tensor: float tensor.
@@ -361,7 +361,9 @@ def _dropout_seed():
     return None
   place = len(graph.get_collection(_SEEDED_DROPOUTS))
   graph.add_to_collection(_SEEDED_DROPOUTS, place)
-  micro_batches = graph.get_collection(MICRO_BATCH)
+  # A loop's body has a graph of its own, but the collections of that around it.
+  micro_batches = [number for number in graph.get_collection(MICRO_BATCH)
+                   if number.graph is graph]
   if micro_batches:
     step += tf.cast(micro_batches[-1], tf.int64) * (1 << _STEP_BITS)
   seed = (graph.seed % 2 ** 31 << _DROPOUT_BITS) + place

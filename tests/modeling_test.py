@@ -133,6 +133,29 @@ class DropoutTest:
     np.testing.assert_allclose(
         agreement[~np.eye(len(others), dtype=bool)], 0.5, atol=0.06)
 
+  def test_loop_over_micro_batches_drops_what_each_would_alone(self):
+    alone = [self.kept([3], micro_batch=number)[0, 0] for number in range(2)]
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(3)
+      step = tf.compat.v1.train.get_or_create_global_step()
+      modeling.training_util._get_or_create_global_step_read()
+
+      def body(number, kept):
+        tf.compat.v1.add_to_collection(modeling.MICRO_BATCH, number)
+        return number + 1, kept.write(
+            number, modeling.dropout(tf.ones([40, 50]), 0.5))
+
+      _, kept = tf.while_loop(
+          lambda number, _: number < 2, body,
+          [0, tf.TensorArray(tf.float32, 2)])
+      after = modeling.dropout(tf.ones([40, 50]), 0.5)
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(step.assign(3))
+        np.testing.assert_array_equal(session.run(kept.stack()) != 0, alone)
+        np.testing.assert_array_equal(
+            session.run(after) != 0, self.kept([3])[0, 1])
+
   @pytest.mark.parametrize("seed, has_step", [(None, True), (3, False)])
   def test_otherwise_it_is_tensorflows(self, seed, has_step):
     with tf.Graph().as_default() as graph:

@@ -8,23 +8,26 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from demo import flag_helpers
 from demo import horovod_helpers
 from demo import option_helpers
 from demo import xla_helpers
 import modeling
 import optimization
 import run_classifier
+import run_classifier_with_tfhub
 import tokenization
 from tests import conftest
 from tests import estimator_helpers_test
 
-STEPS, COMPARED = 96, 20
+STEPS, COMPARED = 64, 20
 
 
 class AllowCpuTest:
@@ -37,6 +40,32 @@ class AllowCpuTest:
     monkeypatch.setenv("TF_XLA_FLAGS", given or "")
     xla_helpers.allow_cpu()
     assert os.environ["TF_XLA_FLAGS"] == expected
+
+
+class PrecisionTest:
+
+  @pytest.mark.parametrize("precision, dtype", [
+      ("fp32", tf.float32), ("bf16", tf.bfloat16), ("fp16", tf.float16)])
+  def test_names_the_type_of_products(self, precision, dtype):
+    options = option_helpers.Options(precision=precision)
+    assert options.compute_dtype == dtype
+    assert option_helpers.UPSTREAM.compute_dtype == tf.float32
+
+  def test_lists_of_a_device_are_refused_beside_it(self):
+    args = types.SimpleNamespace(
+        precision="bf16", bf16_config_path="basic.json", profile_steps=None)
+    with pytest.raises(ValueError, match="precision=bf16 and --bf16_config_p"):
+      flag_helpers.check_training_flags(args)
+    args.precision = "fp32"
+    flag_helpers.check_training_flags(args)
+
+  def test_module_is_refused(self):
+    class Args(types.SimpleNamespace):
+      def __getitem__(self, name):
+        return types.SimpleNamespace(present=0)
+
+    with pytest.raises(ValueError, match="--precision=fp16: the matrix prod"):
+      run_classifier_with_tfhub.HubModel(Args(precision="fp16"))
 
 
 class WatchHook(tf.estimator.SessionRunHook):
@@ -71,7 +100,8 @@ def train(folder, config, use_xla, precision):
   """Trains and evaluates without dropout; what the test compares."""
   args = estimator_helpers_test.run_flags(
       os.path.join(folder, f"{precision}_{use_xla}"), use_xla=use_xla,
-      log_steps=100, train_batch_size=16, save_checkpoints_steps=1000)
+      # Each step has its summary, so that there is but one form of it.
+      log_steps=1, train_batch_size=16, save_checkpoints_steps=1000)
   helpers = run_classifier.estimator_helpers
   estimator = helpers.make_estimator(
       args, run_classifier.model_fn_builder(
@@ -113,7 +143,8 @@ class TrainingTest:
   def test_all_ways_learn_alike_and_xla_compiles_once(
       self, sst2_dir, tmp_path):
     model = conftest.TinyModel(
-        tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        tmp_path, num_hidden_layers=1, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0)
     processor = run_classifier.find_processor("sst2")[1]
     for name, read in (("train", processor.get_train_examples),
                        ("dev", processor.get_dev_examples)):
