@@ -1189,7 +1189,7 @@ def _check_flags(args):
 
 
 def _score_names(args):
-  """The scores of the flags' questions (tuple of string), the main one first."""
+  """The scores of an evaluation (tuple of string), the main one first."""
   names = _squad_scores(args, {"id": ["text"]}, {"id": "text"})
   return ("f1",) + tuple(name for name in names if name != "f1")
 
