@@ -13,7 +13,8 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
+    "demo.evaluation_helpers", "demo.flag_helpers", "demo.option_helpers",
+    "demo.prediction_helpers",
     "demo.record_helpers", "demo.script_helpers",
     "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
@@ -45,6 +46,9 @@ MAY_IMPORT = {
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/evaluation_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers",
+        "demo.prediction_helpers", "demo.script_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/launch.py": set(),
