@@ -216,7 +216,7 @@ def kept_best(output_dir):
 
   Returns:
     Dict with `step` (int), `metric` (string) and `score` (float); None without
-    the file.
+    the file or a number in it.
 
   Raises:
     ValueError: the file is damaged.
@@ -227,10 +227,12 @@ def kept_best(output_dir):
   try:
     with tf.io.gfile.GFile(path, "r") as reader:
       content = json.load(reader)
-    return {"step": int(content["step"]), "metric": str(content["metric"]),
+    best = {"step": int(content["step"]), "metric": str(content["metric"]),
             "score": float(content["score"])}
-  except (tf.errors.OpError, ValueError, TypeError, KeyError) as error:
+  except (tf.errors.OpError, ValueError, TypeError, KeyError,
+          OverflowError) as error:
     raise ValueError(f"{path} can't be read ({error!r}).") from None
+  return best if math.isfinite(best["score"]) else None
 
 
 def smoothed(points):

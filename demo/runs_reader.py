@@ -18,7 +18,7 @@ MARKS = re.compile(
 
 # Files written when a run has nothing left to do.
 _LAST_FILES = re.compile(
-    r"learning_curve\.png|eval_results\.json|predictions.*|"
+    r"learning_curve\.png|eval_results.*\.(txt|json)|predictions.*|"
     r"test_results.*\.tsv")
 
 # What was written since is at work.
@@ -52,9 +52,9 @@ class RunReader(object):
     curves = curves._replace(scores=self._all_scores(
         curves.scores, evaluations, final_step, final))
     steps = self._steps(curves, final_step)
-    best = self._best(curves.scores, final)
+    best = self._best(curves.scores, final, _text(evaluations.get("metric")))
     state = self._state(
-        params, steps, best, final_step, curves.train.get("learning_rate", []),
+        params, steps, final_step, curves.train.get("learning_rate", []),
         _number(evaluations.get("stopped_early_at")), now)
     if not final:  # Of the last evaluation then.
       final_step = max((points[-1][0] for points in curves.scores.values()
@@ -103,7 +103,10 @@ class RunReader(object):
         found.update({f"{key}.{flag}": x for flag, x in value.items()})
       else:
         found[str(key)] = value
-    return found
+    # What JSON has no form of, such as a date, is shown as it is printed.
+    return {key: value if _number(value) is not None or
+            isinstance(value, (bool, str, type(None))) else str(value)
+            for key, value in found.items()}
 
   def _task(self, params):
     name = _text(params.get("data.task_name"))
@@ -165,8 +168,14 @@ class RunReader(object):
                  if path else "it names no checkpoint")
     return max(curves.last_step, final_step or 0)
 
-  def _best(self, scores, final):
-    """The best score: dict with metric, score and step; None without one."""
+  def _best(self, scores, final, metric):
+    """The best score: dict with metric, score and step; None without one.
+
+    Args:
+      scores: dict name -> points.
+      final: dict name -> value, of result files.
+      metric: string, the score by which the run was judged, or None.
+    """
     try:
       best = curve_helpers.kept_best(self._path)
     except ValueError as error:
@@ -174,9 +183,9 @@ class RunReader(object):
       best = None
     if best is not None:
       return best
-    metric = curve_helpers.main_metric(
-        [name for name in {**scores, **final}
-         if not curve_helpers.is_loss(name)] or scores)
+    names = {**scores, **final}
+    if metric not in names:
+      metric = curve_helpers.main_metric(names)
     if metric is None:
       return None
     # SQuAD's result file does not say of which step it is.
@@ -184,8 +193,7 @@ class RunReader(object):
         metric, scores.get(metric) or [(None, final[metric])])
     return point and {"step": point[0], "metric": metric, "score": point[1]}
 
-  def _state(self, params, steps, best, final_step, rates, stopped_early_at,
-             now):
+  def _state(self, params, steps, final_step, rates, stopped_early_at, now):
     """In words: finished, running? or where it stopped.
 
     Nothing says how many steps a training was to do; what it leaves when it
@@ -194,7 +202,6 @@ class RunReader(object):
     Args:
       params: dict "section.flag" -> value.
       steps: int, of the newest checkpoint.
-      best: dict or None, the best score.
       final_step: int or None, the step of the result files.
       rates: list of (step, learning rate).
       stopped_early_at: number or None.
@@ -205,10 +212,7 @@ class RunReader(object):
     max_steps = _number(params.get("trainer.max_steps"))
     if max_steps is not None and steps >= max_steps > 0:
       return "finished"
-    if final_step is not None and final_step in (
-        steps, best["step"] if best else None):
-      return "finished"
-    if _is_spent(rates, steps):
+    if final_step == steps or _is_spent(rates, steps):
       return "finished"
     saved = self._written(re.compile("checkpoint"))
     ended = self._written(_LAST_FILES)

@@ -39,16 +39,19 @@ class StateTest:
     assert read(tmp_path)["state"] == "finished"
     save_step(tmp_path, 60)  # Somebody trains on.
     set_times(tmp_path, NOW - 3600)
+    os.utime(tmp_path / "eval_results.txt", (NOW - 4000, NOW - 4000))
     assert read(tmp_path)["state"] == "stopped at step 60"
 
   @pytest.mark.parametrize("when, state", [
       (0, "finished"), (-60, "stopped at step 40")])
-  def test_predictions_after_the_last_checkpoint(self, tmp_path, when, state):
-    self.stopped_run(tmp_path)
-    (tmp_path / "predictions.json").write_text("{}")
-    when += NOW - 3600
-    os.utime(tmp_path / "predictions.json", (when, when))
-    assert read(tmp_path)["state"] == state
+  def test_results_after_the_last_checkpoint(self, tmp_path, when, state):
+    for name, content in (
+        ("predictions.json", "{}"),  # Below: of the best step.
+        ("eval_results.txt", "eval_accuracy = 0.5\nglobal_step = 20\n")):
+      folder = self.stopped_run(tmp_path / name[:4])
+      (folder / name).write_text(content)
+      os.utime(folder / name, (NOW - 3600 + when,) * 2)
+      assert read(folder)["state"] == state
 
   @pytest.mark.parametrize("total, state", [
       (40, "finished"), (60, "stopped at step 40")])
@@ -107,6 +110,7 @@ class DamagedTest:
       ("evaluations.json", '{"evaluations": [{"scores": {"f1": 1}}]}'),
       ("eval_results.txt", "eval_accuracy 1.0\n"),
       ("eval_results.json", "\x00\x01"), ("best/info.json", '{"step": "x"}'),
+      ("best/info.json", '{"step": 1e999, "metric": "f1", "score": 1}'),
       ("checkpoint", 'model_checkpoint_path: "model.ckpt-99"\n'),
       ("checkpoint", "@@")])
   def test_is_named_and_the_rest_shown(self, tmp_path, name, content):
@@ -121,9 +125,20 @@ class DamagedTest:
     assert run["final"]["scores"]["accuracy"]
     assert run["seconds"] == 40.0
 
+  def test_the_score_by_which_it_was_judged_is_known(self, tmp_path):
+    make_run(tmp_path, kept=False, final=False)
+    for metric, best in (("loss", (20, 0.5)), ("unknown", (40, 0.75))):
+      (tmp_path / "evaluations.json").write_text(json.dumps({
+          "metric": metric, "evaluations": [
+              {"step": 20, "scores": {"f1": 0.25, "loss": 0.5}},
+              {"step": 40, "scores": {"f1": 0.75, "loss": float("nan")}}]}))
+      found = read(tmp_path)["best"]
+      assert (found["step"], found["score"]) == best
+
   @pytest.mark.parametrize("name, content", [
-      ("params.yaml", "trainer: {max_steps: many}\ndata: 3\n"),
+      ("params.yaml", "trainer: {max_steps: many}\ndata: 2026-01-01\n3: []\n"),
       ("perf.json", '{"train": [1]}'),
+      ("perf.json", '{"train": {"throughput_without_first": NaN}}'),
       ("eval_metrics.json", '{"sets": {"dev": 7}, "global_step": null}'),
       ("evaluations.json", '{"evaluations": 5, "stopped_early_at": "no"}'),
       ("eval_results.json", '{"f1": null, "exact_match": "a"}')])
@@ -131,4 +146,6 @@ class DamagedTest:
       self, tmp_path, name, content):
     make_run(tmp_path)
     (tmp_path / name).write_text(content)
-    assert read(tmp_path)["best"]["score"] == 0.5
+    run, _, params = runs_reader.RunReader(str(tmp_path)).read(NOW)
+    assert run["best"]["score"] == 0.5
+    json.dumps([run, params], allow_nan=False)
