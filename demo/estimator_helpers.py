@@ -239,6 +239,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           f"{checkpoint_helpers.steps_done(args.output_dir)} is saved in "
           f"{args.output_dir}; the same command goes on from there.")
   write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
+  if evaluation:
+    evaluation.finish()
 
 
 def write_perf(args, hook, name, ranks):

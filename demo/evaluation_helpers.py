@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import curve_helpers
 from demo import horovod_helpers
 from demo import prediction_helpers
 from demo import script_helpers
@@ -339,6 +340,11 @@ class Evaluation(object):
         "%d.", self._args.early_stopping_patience, self.log.metric, step,
         num_train_steps)
     return True
+
+  def finish(self):
+    """Draws the learning curve of the training."""
+    if horovod_helpers.is_chief():
+      curve_helpers.write_learning_curve(self._output_dir)
 
   def _is_over(self, step, num_train_steps):
     return step < num_train_steps and self.log.out_of_patience()
