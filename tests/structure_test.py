@@ -47,6 +47,13 @@ MAY_IMPORT = {
         "demo.horovod_helpers", "demo.script_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
+    "demo/hf_checkpoints.py": {
+        "modeling", "tokenization", "demo.flag_helpers", "demo.script_helpers"},
+    "demo/checkpoint_report.py": {
+        "demo.checkpoint_helpers", "demo.hf_checkpoints"},
+    "demo/checkpoints.py": {
+        "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
+        "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
@@ -60,7 +67,8 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
+TOOLS = {"demo.checkpoint_report", "demo.checkpoints", "demo.download",
+         "demo.export_hub", "demo.hf_checkpoints", "demo.launch",
          "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables"}
