@@ -463,19 +463,20 @@ def _given_or_beside(prefix, name, flag, given):
 
 
 def _read_label_map(folder):
-  """The labels in order, None without a label map."""
+  """The labels in order; None without a label map and for regression."""
   path = os.path.join(folder, _LABEL_MAP)
   if not tf.io.gfile.exists(path):
     return None
   with tf.io.gfile.GFile(path, "r") as reader:
     try:
-      ids = json.load(reader)
-    except ValueError as error:
-      raise ValueError(f"{path} is not JSON: {error}.") from error
-  if not isinstance(ids, dict) or any(
-      number not in ids.values() for number in range(len(ids))):
-    raise ValueError(f"{path} has to give each label a number from 0.")
-  return sorted(ids, key=ids.get)
+      labels = json.load(reader)["labels"]
+      is_whole = all(isinstance(label, str) for label in labels)
+    except (ValueError, TypeError, KeyError):
+      is_whole = False
+  if not is_whole:
+    raise ValueError(f"{path} is no label map: JSON with a list of names, "
+                     f"\"labels\". Remove it or take that of the model.")
+  return labels or None
 
 
 def from_hf(source_path, output_folder, accept_erf_gelu=False):
@@ -500,8 +501,9 @@ def from_hf(source_path, output_folder, accept_erf_gelu=False):
     texts = {"bert_config.json": _json_text(model.config),
              "vocab.txt": "".join(token + "\n" for token in model.vocab)}
     if model.labels:
-      texts[_LABEL_MAP] = _json_text(
-          {label: i for i, label in enumerate(model.labels)})
+      texts[_LABEL_MAP] = _json_text({
+          "task": "custom", "kind": "classification", "labels": model.labels,
+          "columns": dict.fromkeys(("text_a", "text_b", "label"))})
     for name, text in texts.items():
       script_helpers.write_text(os.path.join(temporary, name), text)
   logging.info(
@@ -541,8 +543,7 @@ def main(argv):
     counts["average"] = (2, 2)
   if command not in counts or not (
       counts[command][0] <= len(paths) <= counts[command][1]):
-    raise app.UsageError("usage:" + __doc__.split("\n\n")[1].replace(
-        "  python", "\n  python"))
+    raise app.UsageError("usage:\n" + __doc__.split("\n\n")[1])
   if command == "inspect":
     print(inspect(paths, FLAGS.statistics, FLAGS.json))
   elif command == "slim":

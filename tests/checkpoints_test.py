@@ -53,9 +53,14 @@ def write_model(folder, model, variables, changes=None, prefix="bert.",
   return folder
 
 
-@pytest.fixture
-def variables(tiny_model):
+@pytest.fixture(scope="module")
+def unchanged(tiny_model):
   return conftest.random_variables(tiny_model.config, seed=3)
+
+
+@pytest.fixture
+def variables(unchanged):
+  return dict(unchanged)
 
 
 def read_back(prefix):
@@ -172,18 +177,24 @@ def trained(variables, step, seed):
   return found
 
 
-@pytest.fixture
-def run_folder(tiny_model, variables, tmp_path):
+@pytest.fixture(scope="module")
+def unchanged_run(tiny_model, unchanged, tmp_path_factory):
   """(folder of a training with two checkpoints, their contents)."""
-  folder = tmp_path / "run"
-  folder.mkdir()
-  contents = [trained(variables, step, step) for step in (9, 10)]
+  folder = tmp_path_factory.mktemp("run")
+  contents = [trained(unchanged, step, step) for step in (9, 10)]
   for content in contents:
     checkpoints.save_checkpoint(
         content, str(folder / f"model.ckpt-{content['global_step']}"))
   for path in (tiny_model.vocab_file, tiny_model.bert_config_file):
     shutil.copy(path, folder)
   return folder, contents
+
+
+@pytest.fixture
+def run_folder(unchanged_run, tmp_path):
+  """A copy of it."""
+  folder, contents = unchanged_run
+  return shutil.copytree(folder, tmp_path / "run"), contents
 
 
 def flip(path, place):
@@ -343,6 +354,22 @@ class WriteCheckpointTest:
 
 
 class MainTest:
+
+  def test_each_command(self, run_folder, tmp_path, monkeypatch, capsys):
+    folder = str(run_folder[0])
+    monkeypatch.setattr(checkpoints, "FLAGS", types.SimpleNamespace(
+        statistics=False, json=True, last=2, task=None, bert_config_file=None,
+        vocab_file=None, do_lower_case=None, accept_erf_gelu=False))
+    slim, mean, hf, back = (
+        str(tmp_path / name) for name in ("slim", "mean", "hf", "back"))
+    for argv in (["slim", folder, slim], ["average", folder, mean],
+                 ["to_hf", slim, hf], ["from_hf", hf, back],
+                 ["inspect", slim, back]):
+      checkpoints.main(["checkpoints", *argv])
+    found = json.loads(capsys.readouterr().out)
+    assert found["missing"] == ["global_step"]
+    assert (found["extra"], found["shapes"], found["values"]) == ([], [], [])
+    assert tf.train.latest_checkpoint(mean) == f"{mean}/model.ckpt-10"
 
   @pytest.mark.parametrize("argv", [
       [], ["slim", "a"], ["inspect"], ["inspect", "a", "b", "c"],

@@ -86,8 +86,9 @@ def write_tiny_model(folder, task):
   texts = {"bert_config.json": config.to_json_string(),
            "vocab.txt": "".join(token + "\n" for token in _VOCAB)}
   if task == "classification":
-    texts["label_map.json"] = json.dumps(
-        {label: i for i, label in enumerate(LABELS)})
+    texts["label_map.json"] = json.dumps({
+        "task": "custom", "kind": "classification", "labels": LABELS,
+        "columns": {"text_a": None, "text_b": None, "label": None}})
   for name, text in texts.items():
     with open(os.path.join(folder, name), "w", encoding="utf-8") as writer:
       writer.write(text)
