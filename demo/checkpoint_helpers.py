@@ -12,6 +12,10 @@ from demo import horovod_helpers
 # TensorFlow's checkpoint reader turns its errors into Python's, not always.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 
+# What the names of the scripts' variables begin with; `module` is that of a
+# TensorFlow Hub module.
+_MODEL_SCOPES = ("bert", "cls", "module", "output_bias", "output_weights")
+
 
 def check_checkpoint(init_checkpoint, bert_config):
   """Reads an initial checkpoint through before any work is done.
@@ -140,8 +144,28 @@ def step_of(path):
 
 def _read_through(path, what):
   """Reads every value of a checkpoint; returns dict name -> shape (list)."""
+  reader = open_checkpoint(path, what)
+  shapes = reader.get_variable_to_shape_map()
+  for name in sorted(shapes):
+    read_variable(reader, name, what)
+  return {name: list(shape) for name, shape in shapes.items()}
+
+
+def open_checkpoint(path, what):
+  """Opens a checkpoint.
+
+  Args:
+    path: string, its prefix.
+    what: string, names it in messages.
+
+  Returns:
+    TensorFlow's reader.
+
+  Raises:
+    ValueError: it is missing or damaged.
+  """
   try:
-    reader = tf.train.load_checkpoint(path)
+    return tf.train.load_checkpoint(path)
   except _READ_ERRORS as error:
     if not tf.io.gfile.glob(path + ".index"):
       message = (f"{what}: there is no {path}.index. Give the prefix of a "
@@ -151,15 +175,66 @@ def _read_through(path, what):
       message = (f"{what} can't be opened ({_first_line(error)}). Copy or "
                  f"download it again.")
     raise ValueError(message) from error
-  shapes = reader.get_variable_to_shape_map()
-  for name in sorted(shapes):
-    try:
-      reader.get_tensor(name)
-    except _READ_ERRORS as error:
-      raise ValueError(
-          f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
-          f"Copy or download it again, or remove it.") from error
-  return {name: list(shape) for name, shape in shapes.items()}
+
+
+def read_variable(reader, name, what):
+  """Reads a value; TensorFlow compares it with its checksum.
+
+  Args:
+    reader: see `open_checkpoint`.
+    name: string.
+    what: string, names the checkpoint in messages.
+
+  Returns:
+    array.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    return reader.get_tensor(name)
+  except _READ_ERRORS as error:
+    raise ValueError(
+        f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
+        f"Copy or download it again, or remove it.") from error
+
+
+def model_variables(names):
+  """Tells the model's variables from the state of its training.
+
+  Optimizers put the name of a slot behind that of its variable, as in
+  `bert/pooler/dense/bias/adam_m`.
+
+  Args:
+    names: names of all variables of a checkpoint.
+
+  Returns:
+    List of string: those of the scripts' models, and what has slots; without
+    slots and without the global step.
+  """
+  owners = slot_owners(names)
+  return sorted(
+      name for name in set(names) - set(owners)
+      if name.split("/")[0] in _MODEL_SCOPES or name in owners.values())
+
+
+def slot_owners(names):
+  """Finds the slots among the names of variables.
+
+  Args:
+    names: names of all variables of a checkpoint.
+
+  Returns:
+    Dict slot -> the variable that it belongs to.
+  """
+  names, owners = set(names), {}
+  for name in names:
+    parts = name.split("/")
+    for end in range(1, len(parts)):
+      if "/".join(parts[:end]) in names:
+        owners[name] = "/".join(parts[:end])
+        break
+  return owners
 
 
 def _first_line(error):

@@ -282,19 +282,31 @@ def check_bert_config(path, bert_config):
     ValueError: a size is missing or no whole number above 0, or the heads
       don't divide the width.
   """
+  check_model_sizes(f"--bert_config_file={path}", bert_config)
+
+
+def check_model_sizes(what, bert_config):
+  """See `check_bert_config`.
+
+  Args:
+    what: string, names the file with the config.
+    bert_config: modeling.BertConfig.
+
+  Raises:
+    ValueError: see `check_bert_config`.
+  """
   for key in ("vocab_size", "hidden_size", "num_hidden_layers",
               "num_attention_heads", "intermediate_size",
               "max_position_embeddings", "type_vocab_size"):
     value = getattr(bert_config, key)
     if not isinstance(value, int) or value < 1:
       raise ValueError(
-          f"--bert_config_file={path}: {key} is {value!r}, a whole number "
-          f"above 0 is needed. Use the bert_config.json of the model.")
+          f"{what}: {key} is {value!r}, a whole number above 0 is needed. Use "
+          f"the config of the model.")
   if bert_config.hidden_size % bert_config.num_attention_heads:
     raise ValueError(
-        f"--bert_config_file={path}: hidden_size {bert_config.hidden_size} is "
-        f"not a multiple of num_attention_heads "
-        f"{bert_config.num_attention_heads}.")
+        f"{what}: hidden_size {bert_config.hidden_size} is not a multiple of "
+        f"num_attention_heads {bert_config.num_attention_heads}.")
 
 
 def check_max_seq_length(args, bert_config, smallest):

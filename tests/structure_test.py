@@ -52,12 +52,22 @@ MAY_IMPORT = {
     "demo/trial_helpers.py": {"demo.horovod_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
+<<<<<<< HEAD
     "demo/curve_helpers.py": {"demo.script_helpers"},
     "demo/runs.py": {
         "demo.curve_helpers", "demo.runs_reader", "demo.runs_report",
         "demo.script_helpers"},
     "demo/runs_reader.py": {"demo.curve_helpers"},
     "demo/runs_report.py": {"demo.curve_helpers"},
+=======
+    "demo/hf_checkpoints.py": {
+        "modeling", "tokenization", "demo.flag_helpers", "demo.script_helpers"},
+    "demo/checkpoint_report.py": {
+        "demo.checkpoint_helpers", "demo.hf_checkpoints"},
+    "demo/checkpoints.py": {
+        "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
+        "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
+>>>>>>> w6
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
@@ -71,7 +81,8 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
+TOOLS = {"demo.checkpoint_report", "demo.checkpoints", "demo.download",
+         "demo.export_hub", "demo.hf_checkpoints", "demo.launch",
          "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
