@@ -71,9 +71,10 @@ def run(main, required_flags, after_stop=_GOES_ON, unless=None):
   """
   flags.mark_flags_as_required(required_flags)
   for name, others in (unless or {}).items():
-    flags.register_multi_flags_validator(
-        [name, *others],
-        lambda values: any(value is not None for value in values.values()),
+    # Of validators of several flags absl shows one at a time.
+    flags.register_validator(
+        name, lambda value, others=others: value is not None or any(
+            flags.FLAGS[other].value is not None for other in others),
         message=f"Flag --{name} must have a value other than None, or one of "
         f"--{', --'.join(others)}.")
 
