@@ -91,6 +91,21 @@ class CustomProcessorTest:
         "kind": "classification", "labels": ["no", "yes"], "columns": {
             "text_a": "sentence1", "text_b": "sentence2", "label": "label"}}
 
+  @pytest.mark.parametrize("task, labels", [
+      ("SST-2", ["0", "1"]), ("STS-B", None), ("RTE", None)])
+  def test_files_of_glue_are_read_as_the_task_reads_them(
+      self, task, labels, shared):
+    folder = shared / "data" / "glue" / task
+    glue = run_classifier.find_processor(task)[1]
+    processor = run_classifier.CustomProcessor(make_args(
+        train_file=str(folder / "train.tsv"), labels=labels,
+        test_file=str(folder / "test.tsv"), regression=glue.is_regression))
+    assert rows_of(processor.get_train_examples(None)) == rows_of(
+        glue.get_train_examples(str(folder)))
+    assert [row[:2] for row in rows_of(processor.get_test_examples(None))] == [
+        row[:2] for row in rows_of(glue.get_test_examples(str(folder)))]
+    assert processor.get_labels() == glue.get_labels()
+
   def test_columns_without_header(self, tmp_path):
     files = write(tmp_path, train_tsv="10\tx\ta\n9\tx\tb\n" * 2,
                   dev_tsv="9\tx\tc\n", test_tsv="0\tx\td\n")

@@ -7,6 +7,7 @@ import json
 import logging
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import pytest
 
@@ -49,12 +50,13 @@ class ReadTableTest:
     assert table.rows == [["a, b\nc\n\nd", "1"], ["e", "0"]]
     assert table.lines == [2, 6]
 
+  @settings(max_examples=25, deadline=None)
   @given(rows=st.lists(st.tuples(
       st.text(st.characters(exclude_categories=["Cs"],
                             exclude_characters="\0\r"), max_size=9),
       st.sampled_from("01")), min_size=1, max_size=5))
   def test_what_is_written_is_read(self, rows, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("t")
+    folder = tmp_path_factory.getbasetemp()
     text = io.StringIO()
     csv.writer(text).writerows([("text", "label"), *rows])
     lines = "".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in rows)
@@ -187,6 +189,7 @@ class ChooseColumnsTest:
 
 class OneLineTest:
 
+  @settings(deadline=None)
   @given(st.text("ab \t\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029\u00a0", max_size=9))
   def test_no_reader_sees_a_break(self, text):
     line = table_helpers.one_line(text)
