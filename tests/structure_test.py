@@ -11,11 +11,8 @@ from tests import conftest
 
 PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
-    "tokenization", "modeling", "optimization", "demo.horovod_helpers",
-    "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.evaluation_helpers", "demo.flag_helpers", "demo.option_helpers",
-    "demo.prediction_helpers", "demo.record_helpers", "demo.script_helpers",
-    "demo.trial_helpers", "demo.worker_helpers", "demo.metrics", "habana"}
+    "tokenization", "modeling", "optimization", "demo.metrics", "habana"} | {
+        f"demo.{path.stem}" for path in PROJECT.glob("demo/*_helpers.py")}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -37,6 +34,8 @@ MAY_IMPORT = {
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/table_helpers.py": {"demo.script_helpers"},
+    "demo/tfds_helpers.py": {"demo.table_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
@@ -52,14 +51,12 @@ MAY_IMPORT = {
     "demo/trial_helpers.py": {"demo.horovod_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
-<<<<<<< HEAD
     "demo/curve_helpers.py": {"demo.script_helpers"},
     "demo/runs.py": {
         "demo.curve_helpers", "demo.runs_reader", "demo.runs_report",
         "demo.script_helpers"},
     "demo/runs_reader.py": {"demo.curve_helpers"},
     "demo/runs_report.py": {"demo.curve_helpers"},
-=======
     "demo/hf_checkpoints.py": {
         "modeling", "tokenization", "demo.flag_helpers", "demo.script_helpers"},
     "demo/checkpoint_report.py": {
@@ -67,7 +64,6 @@ MAY_IMPORT = {
     "demo/checkpoints.py": {
         "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
->>>>>>> w6
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
