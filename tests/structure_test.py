@@ -48,6 +48,15 @@ MAY_IMPORT = {
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/launch.py": set(),
+    "demo/alias_helpers.py": set(),
+    "demo/config_helpers.py": {
+        "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
+        "modeling"},
+    "demo/seed_helpers.py": {"demo.script_helpers"},
+    "demo/train.py": {
+        "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
+        "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",
+        "run_squad"},
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
     "demo/review_differences.py": set(),
@@ -63,7 +72,7 @@ MAY_IMPORT = {
 TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
          "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
-         "demo.review_variables"}
+         "demo.review_variables", "demo.train"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
@@ -169,7 +178,8 @@ class InterfaceTest:
 class DocumentTest:
 
   @pytest.mark.parametrize(
-      "name", ["README.md", "CHANGES.md", "docs/pretraining.md"])
+      "name", ["README.md", "CHANGES.md", "docs/pretraining.md",
+               "docs/training.md"])
   def test_no_placeholder_is_left_and_named_files_exist(self, name):
     text = (PROJECT / name).read_text(encoding="utf-8")
     assert not re.search(r"RESULTS_TABLE|SPEED\b|TODO|XXX", text)
