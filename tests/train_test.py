@@ -12,6 +12,7 @@ import yaml
 
 from demo import config_helpers
 from demo import launch
+from demo import seed_helpers
 from demo import train
 from tests import conftest
 
@@ -434,7 +435,7 @@ class WholeRunTest:
                   "init_checkpoint": tiny_model.init_checkpoint},
         "data": {"max_seq_length": 32, "data_dir": str(sst2_dir)},
         "trainer": {"learning_rate": 2e-3, "train_batch_size": 16,
-                    "num_train_epochs": 1.0}}))
+                    "num_train_epochs": 1.0, "eval_every_steps": 8}}))
     runs = []
     for name, argv in (
         ("a", ["--config_file=experiments/glue_sst2.yaml",
@@ -453,7 +454,10 @@ class WholeRunTest:
     for found in params:
       del found["trainer"]["output_dir"]
     assert params[0] == params[1]
-    assert params[0]["trainer"]["eval_every_steps"] == 1052
+    assert params[0]["trainer"]["eval_every_steps"] == 8
+    metric, scores = seed_helpers.read_scores(str(tmp_path / "a"))
+    assert metric == "accuracy"
+    assert (metric, scores) == seed_helpers.read_scores(str(tmp_path / "b"))
     assert (tmp_path / "b" / "bert_config.json").exists()
 
   def test_the_scripts_refusals_are_its_own(self, tmp_path):
