@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """One configuration with several random seeds, and what the scores are worth.
 
-Fine-tuning on a small task can differ by several percent from seed to seed
-(Devlin et al. 2018, 4.1), which one score does not tell.
+Fine-tuning on small tasks is unstable (Devlin et al. 2018, 4.1): the score of
+one seed does not tell how good a configuration is.
 """
 
 import json

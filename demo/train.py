@@ -74,7 +74,8 @@ class Experiment(collections.namedtuple(
   """
 
 
-# The presets are those of the Model Garden's experiments of these names.
+# Rates and steps are those of the Model Garden's experiments of these names, the
+# batch is its squad_v1.yaml's.
 EXPERIMENTS = {
     "bert/sentence_prediction": Experiment(
         "classifier", "run_classifier.py",
