@@ -65,6 +65,15 @@ MAY_IMPORT = {
         "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
+    "demo/alias_helpers.py": set(),
+    "demo/config_helpers.py": {
+        "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
+        "modeling"},
+    "demo/seed_helpers.py": {"demo.script_helpers"},
+    "demo/train.py": {
+        "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
+        "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",
+        "run_squad"},
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
     "demo/review_differences.py": set(),
@@ -82,7 +91,7 @@ TOOLS = {"demo.checkpoint_report", "demo.checkpoints", "demo.download",
          "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
-         "demo.runs_report"}
+         "demo.runs_report", "demo.train"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
@@ -188,7 +197,8 @@ class InterfaceTest:
 class DocumentTest:
 
   @pytest.mark.parametrize(
-      "name", ["README.md", "CHANGES.md", "docs/pretraining.md"])
+      "name", ["README.md", "CHANGES.md", "docs/pretraining.md",
+               "docs/training.md"])
   def test_no_placeholder_is_left_and_named_files_exist(self, name):
     text = (PROJECT / name).read_text(encoding="utf-8")
     assert not re.search(r"RESULTS_TABLE|SPEED\b|TODO|XXX", text)
