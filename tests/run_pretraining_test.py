@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from demo import record_helpers
 import modeling
 import run_pretraining
 
@@ -170,8 +171,8 @@ class DamagedFileTest:
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-20])
     error = tf.errors.DataLossError(None, None, "truncated\nand more")
     with pytest.raises(ValueError, match=r"cut is damaged \(truncated\)\."):
-      run_pretraining._name_damaged_file([whole, cut], error)
-    run_pretraining._name_damaged_file([whole], error)
+      record_helpers.name_damaged_file([whole, cut], error)
+    record_helpers.name_damaged_file([whole], error)
 
 
 class GatherIndexesTest:
