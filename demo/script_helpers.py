@@ -50,7 +50,7 @@ _GOES_ON = "The same command goes on from the last checkpoint."
 NOTHING_FINISHED = "Files of an earlier run are as they were."
 
 # Flags that may differ between ranks: what lies there is compared instead.
-_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
+_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle|records)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
@@ -63,11 +63,14 @@ def run(main, required_flags, after_stop=_GOES_ON):
 
   Args:
     main: function of the positional arguments.
-    required_flags: list of flag names without which the script can't start.
+    required_flags: list of flag names without which the script can't start;
+      or of pairs of such a name and a function of the parsed flags that tells
+      whether it is needed.
     after_stop: string, what an interrupted run leaves to its user;
       NOTHING_FINISHED where that is nothing.
   """
-  flags.mark_flags_as_required(required_flags)
+  for required in required_flags:
+    _require(*([required] if isinstance(required, str) else required))
 
   def guarded_main(argv):
     _set_up_logging()
@@ -89,6 +92,13 @@ def run(main, required_flags, after_stop=_GOES_ON):
       sys.stderr.flush()
 
   app.run(guarded_main)
+
+
+def _require(name, is_needed=lambda args: True):
+  """Refuses a start without a flag, where it is needed."""
+  flags.register_validator(
+      name, lambda value: value is not None or not is_needed(flags.FLAGS),
+      f"Flag --{name} must have a value other than None.")
 
 
 def _explain(error, after_stop):
