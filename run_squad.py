@@ -1409,15 +1409,20 @@ def _make_estimator(args, bert_config, num_train_steps=None,
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
-def _train(args, bert_config, pool, records):
+def _train(args, bert_config, pool, records=None):
   """Trains on ready records (RecordSet), or on those of --train_file."""
-  if records:
-    num_examples = len(records)
-    input_fn = records.input_fn(args, is_training=True)
-  else:
-    num_examples, input_fn = _converted_examples(args, pool)
+  examples = None
+  if not records:
+    examples = read_squad_examples(
+        args.train_file, True, args.version_2_with_negative)
+    if not examples:
+      raise ValueError(f"--train_file={args.train_file} has no question.")
+  num_examples = len(records or examples)
   num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
       num_examples, args)
+  input_fn = (records.input_fn(args, is_training=True) if records else
+              _convert_own_examples(args, pool, examples))
+  del examples
   estimator_helpers.train(
       args, _make_estimator(args, bert_config, num_train_steps,
                             num_warmup_steps),
@@ -1425,26 +1430,14 @@ def _train(args, bert_config, pool, records):
       first_synapse_step=670)
 
 
-def _converted_examples(args, pool):
-  """Converts this rank's part of the examples of --train_file.
-
-  Returns:
-    (num_examples, input_fn): int, of all ranks, and the input_fn of this one.
-  """
+def _convert_own_examples(args, pool, examples):
+  """Converts this rank's part of the examples; returns the input_fn."""
   train_file = os.path.join(args.output_dir, "train.tf_record")
-  examples = read_squad_examples(
-      args.train_file, True, args.version_2_with_negative)
-  num_examples = len(examples)
-  if not examples:
-    raise ValueError(f"--train_file={args.train_file} has no question.")
-  estimator_helpers.training_steps(num_examples, args)  # Or it is refused.
-  # The input_fn shuffles in a buffer of 100 only, and articles are longer.
-  random.Random(12345).shuffle(examples)
-  start, end = horovod_helpers.example_slice(num_examples)
+  shuffle_examples(examples)
+  start, end = horovod_helpers.example_slice(len(examples))
   num_features, _ = _write_records(
       args, examples[start:end], True, pool,
       horovod_helpers.record_file(train_file), args.train_file)
-  del examples
   if not num_features:
     raise ValueError(
         f"--train_file={args.train_file} has no text to learn from"
@@ -1452,11 +1445,19 @@ def _converted_examples(args, pool):
            if horovod_helpers.horovod_enabled() else "."))
   horovod_helpers.barrier()
   logging.info("%d questions make %d windows.", end - start, num_features)
-  return num_examples, input_fn_builder(
+  return input_fn_builder(
       input_file=horovod_helpers.server_record_files(train_file),
       seq_length=args.max_seq_length,
       is_training=True,
       drop_remainder=True)
+
+
+def shuffle_examples(examples):
+  """Brings a list of examples into the order of training, the same always.
+
+  The input_fn shuffles in a buffer of 100 only, and articles are longer.
+  """
+  random.Random(12345).shuffle(examples)
 
 
 def _predict(args, bert_config, examples, pool, tokenizer):

@@ -16,7 +16,6 @@ text is read and converted by the scripts' own functions.
 import contextlib
 import json
 import os
-import random
 
 from absl import flags
 from absl import logging
@@ -38,9 +37,6 @@ _REFUSED_TASK_TYPES = ("retrieval", "tagging")
 _OUTPUT_FLAGS = {"train": "train_data_output_path",
                  "eval": "eval_data_output_path",
                  "test": "test_data_output_path"}
-
-# As run_squad shuffles, so that the records come in the order of its own.
-_SQUAD_SEED = 12345
 
 
 def init_finetuning_data_flags():
@@ -186,7 +182,7 @@ def create_squad(args):
   tokenizer = _make_tokenizer(args)
   examples = run_squad.read_squad_examples(
       args.squad_data_file, True, args.version_2_with_negative)
-  random.Random(_SQUAD_SEED).shuffle(examples)
+  run_squad.shuffle_examples(examples)
   meta_data = {
       "task_type": "bert_squad",
       "train_data_size": None,  # Windows, which are counted below.

@@ -219,13 +219,15 @@ class RecordSet(object):
     if not is_training or len(self.files) == 1:
       return tf.data.TFRecordDataset(self.files)
     return tf.data.Dataset.from_tensor_slices(self.files).interleave(
-        tf.data.TFRecordDataset, deterministic=True,
+        tf.data.TFRecordDataset,
         cycle_length=min(len(self.files), _FILES_AT_A_TIME))
 
   def _dummy_record(self):
-    """A record in which all is 0 but the mask."""
+    """A record in which all is 0 but the mask, and what has a default."""
     features = {}
     for name, feature in self._features.items():
+      if feature.default_value is not None:
+        continue
       values = [int(name == "input_mask")] * (feature.shape or [1])[0]
       features[name] = (
           record_helpers.int_feature(values) if feature.dtype == tf.int64 else
@@ -235,44 +237,61 @@ class RecordSet(object):
 
   def _scan(self):
     """Reads all records once, and keeps what there is little of."""
+    try:
+      columns = self._read(self.files)
+    except ValueError:
+      for path in self.files[:-1]:  # Or it is the last.
+        self._read([path])
+      self._read(self.files[-1:])
+      raise
+    ids = columns.pop("example_id")
+    self.ids = np.where(ids < 0, np.arange(len(ids)), ids).tolist()
+    self.max_input_id = columns.pop("input_ids").max()
+    self.columns = columns
+
+  def _read(self, files):
+    """Columns of the records of files (none: synthetic), which are checked.
+
+    Args:
+      files: list of string; the last is named where something is wrong.
+
+    Returns:
+      Dict name -> array [n], of the features that are a single number; of
+      `input_ids` the largest of each batch.
+    """
     features = {**self._features,
                 "example_id": tf.io.FixedLenFeature([], tf.int64, -1)}
     columns = {name: [] for name, feature in features.items()
                if not feature.shape}
-    self.max_input_id = 0
-    for path in self.files or [None]:
-      d = tf.data.TFRecordDataset(path) if path else self._records()
-      try:
-        for batch in record_helpers.batches(
-            d, features, _SCANNED_AT_A_TIME, False).as_numpy_iterator():
-          self._check_batch(path, batch)
-          self.max_input_id = max(
-              self.max_input_id, int(batch["input_ids"].max()))
-          for name, values in columns.items():
-            values.append(batch[name])
-      except tf.errors.DataLossError as error:
-        raise ValueError(f"{path} is damaged ({error.message}). Make or copy "
-                         f"it anew.") from None
-      except tf.errors.InvalidArgumentError as error:
-        raise ValueError(
-            f"{path}: not all of its records are like the first one "
-            f"({error.message.splitlines()[0]}).") from None
-    self.columns = {
-        name: np.concatenate(values) for name, values in columns.items()}
-    ids = self.columns.pop("example_id")
-    self.ids = np.where(ids < 0, np.arange(len(ids)), ids).tolist()
+    columns["input_ids"] = []
+    d = tf.data.TFRecordDataset(files) if files else self._records()
+    try:
+      for batch in record_helpers.batches(
+          d, features, _SCANNED_AT_A_TIME, False).as_numpy_iterator():
+        self._check_batch(files[-1:], batch)
+        batch["input_ids"] = batch["input_ids"].max(keepdims=True)[0]
+        for name, values in columns.items():
+          values.append(batch[name])
+    except tf.errors.DataLossError as error:
+      raise ValueError(f"{files[-1]} is damaged ({error.message}). Make or "
+                       f"copy it anew.") from None
+    except tf.errors.InvalidArgumentError as error:
+      raise ValueError(
+          f"{files[-1]}: not all of its records are like the first one "
+          f"({error.message.splitlines()[0]}).") from None
+    return {name: np.concatenate(values) for name, values in columns.items()}
 
-  def _check_batch(self, path, batch):
+  def _check_batch(self, files, batch):
     """Refuses numbers that are out of bounds."""
     if batch["input_ids"].min() < 0:
-      raise ValueError(f"{path}: its records have token ids below 0.")
+      raise ValueError(f"{files[0]}: its records have token ids below 0.")
     for name, bound in self._bounds.items():
       low, high = batch[name].min(), batch[name].max()
       if not 0 <= low <= high < bound:
         raise ValueError(
-            f"{path}: {name} of its records has {low} to {high}, 0 to "
+            f"{files[0]}: {name} of its records has {low} to {high}, 0 to "
             f"{bound - 1} is possible. Were they made for another task?")
     for name, values in batch.items():
       if values.dtype == np.float32 and not np.all(np.isfinite(values)):
-        raise ValueError(f"{path}: {name} of its records has a value that is "
-                         f"no number.")
+        raise ValueError(f"{files[0]}: {name} of its records has a value that "
+                         f"is no number.")
