@@ -1460,6 +1460,7 @@ def _write_predictions(args, suffix, examples, rows, label_list):
 
 if __name__ == "__main__":
   init_classifier_flags()
-  script_helpers.run(main, [("data_dir", reads_text), ("task_name", needs_task),
-                            ("vocab_file", reads_text), "bert_config_file",
-                            "output_dir"])
+  script_helpers.run(
+      main, ["bert_config_file", "output_dir"], required_where={
+          "data_dir": reads_text, "task_name": needs_task,
+          "vocab_file": reads_text})

@@ -203,6 +203,7 @@ def main(_):
 
 if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
-  script_helpers.run(main, [("data_dir", run_classifier.reads_text),
-                            ("task_name", run_classifier.needs_task),
-                            "bert_hub_module_handle", "output_dir"])
+  script_helpers.run(
+      main, ["bert_hub_module_handle", "output_dir"], required_where={
+          "data_dir": run_classifier.reads_text,
+          "task_name": run_classifier.needs_task})

@@ -1574,5 +1574,5 @@ def _read_results(args, name, answers, fits):
 
 if __name__ == "__main__":
   init_squad_flags()
-  script_helpers.run(main, [("vocab_file", reads_text), "bert_config_file",
-                            "output_dir"])
+  script_helpers.run(main, ["bert_config_file", "output_dir"],
+                     required_where={"vocab_file": reads_text})

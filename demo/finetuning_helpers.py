@@ -64,7 +64,7 @@ def read_meta_data(path, task_types):
   for name in sizes:
     value = content.get(name)
     # type(): true is no number.
-    if type(value) is not int or value < 1:  # pylint: disable=unidiomatic-typecheck
+    if type(value) is not int or value < 1:
       raise ValueError(f"{where}: {name} is {value!r}, a whole number above 0 "
                        f"is needed.")
   return content

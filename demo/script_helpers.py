@@ -54,7 +54,7 @@ _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle|records)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
-def run(main, required_flags, after_stop=_GOES_ON):
+def run(main, required_flags, after_stop=_GOES_ON, required_where=None):
   """Runs a script: parses flags, calls `main`, ends with an exit status.
 
   A wrong flag, a bad input file or a full disk ends with one line on stderr
@@ -63,14 +63,15 @@ def run(main, required_flags, after_stop=_GOES_ON):
 
   Args:
     main: function of the positional arguments.
-    required_flags: list of flag names without which the script can't start;
-      or of pairs of such a name and a function of the parsed flags that tells
-      whether it is needed.
+    required_flags: list of flag names without which the script can't start.
     after_stop: string, what an interrupted run leaves to its user;
       NOTHING_FINISHED where that is nothing.
+    required_where: dict from further names to a function of the parsed flags
+      that tells whether they are required.
   """
-  for required in required_flags:
-    _require(*([required] if isinstance(required, str) else required))
+  flags.mark_flags_as_required(required_flags)
+  for name, is_needed in (required_where or {}).items():
+    _require_where(name, is_needed)
 
   def guarded_main(argv):
     _set_up_logging()
@@ -94,7 +95,7 @@ def run(main, required_flags, after_stop=_GOES_ON):
   app.run(guarded_main)
 
 
-def _require(name, is_needed=lambda args: True):
+def _require_where(name, is_needed):
   """Refuses a start without a flag, where it is needed."""
   flags.register_validator(
       name, lambda value: value is not None or not is_needed(flags.FLAGS),

@@ -13,7 +13,7 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
+    "demo.finetuning_helpers", "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
     "demo.record_helpers", "demo.script_helpers",
     "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
@@ -37,6 +37,9 @@ MAY_IMPORT = {
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/finetuning_helpers.py": {
+        "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.record_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
@@ -60,7 +63,7 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
+TOOLS = {"demo.checkpoints", "demo.create_finetuning_data", "demo.download", "demo.export_hub", "demo.launch",
          "demo.quickstart", "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables"}
