@@ -374,7 +374,8 @@ class FindingsTest:
          '"learning_rate", 5e-4')
     found = "\n".join(failures(tree, interface))
     for name in ("run_classifier", "run_squad"):
-      assert f"{name}.py: --learning_rate: default 5e-05 upstream" in found
+      assert (f"### {name}, flags: Names lacks `--learning_rate` (default "
+              f"5e-05 upstream") in found
 
   @pytest.mark.parametrize("text, message", [
       ("gelu: [", r"tests/alike.yaml: .*line \d+"),
