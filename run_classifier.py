@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
@@ -580,6 +581,8 @@ _RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
 def reads_text(args):
   """Whether a step that the flags ask for, or none does, reads text."""
   asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
+  if args.do_train and args.eval_every_steps:
+    asked.append("do_eval")
   return not asked or any(
       getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
 
@@ -1185,8 +1188,8 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
-  _check_flags(args)
   task, processor = _find_data(args)
+  _check_flags(args, task, processor)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
 
@@ -1209,12 +1212,18 @@ def run_task(args, make_model):
                             processor.is_regression)
   estimator = estimator_helpers.make_estimator(
       args, model_fn, eval_batch_size=args.eval_batch_size)
+  scorer = None
+  if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(args):
+    scorer = _scorer(args, model_fn, task, dev_sets, label_list, tokenizer)
+  score_names = _score_names(task, processor)
   if args.do_train:
     _train(args, estimator, train_examples, label_list, tokenizer,
-           num_train_steps)
+           num_train_steps,
+           evaluation_helpers.within_training(args, score_names, scorer))
   if not prediction_helpers.takes_part(args):
     return
   if args.do_eval:
+    evaluation_helpers.evaluate_several(args, score_names, scorer)
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
     _predict(args, estimator, test_sets, label_list, tokenizer)
@@ -1222,8 +1231,6 @@ def run_task(args, make_model):
 
 def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets):
   """Refuses a run whose ranks don't work on the same."""
-  if args.meta_data_file:
-    files = {**files, "--meta_data_file": args.meta_data_file}
   if args.meta_data_file:
     files = {**files, "--meta_data_file": args.meta_data_file}
   compared = {"train on": train_examples}
@@ -1250,13 +1257,25 @@ def _fingerprint(examples):
   return f"{len(examples or [])} examples, checksum {checksum:08x}"
 
 
-def _check_flags(args):
+def _score_names(task, processor):
+  """The scores of a task's evaluation (tuple of string), the main one first."""
+  values = np.array([0.0, 1.0])
+  names = tuple(
+      metrics.regression_scores(values, values) if processor.is_regression
+      else metrics.classification_scores(task, [0, 1], [0, 1])) + ("loss",)
+  if task == "mnli":
+    names += tuple(f"{name}_mismatched" for name in names)
+  return names
+
+
+def _check_flags(args, task, processor):
   """Refuses what can't work before anything is read."""
   if not (args.do_train or args.do_eval or args.do_predict):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
   flag_helpers.check_training_flags(args)
+  evaluation_helpers.check_flags(args, _score_names(task, processor))
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
@@ -1274,7 +1293,8 @@ def _read_examples(args, task, processor):
   if args.do_train:
     train_examples = processor.get_train_examples(args.data_dir)
   takes_part = prediction_helpers.takes_part(args)
-  do_eval = args.do_eval and takes_part
+  do_eval = args.do_eval and takes_part or (
+      args.do_train and args.eval_every_steps and horovod_helpers.is_chief())
   do_predict = args.do_predict and takes_part
   if do_eval:
     dev_sets[""] = processor.get_dev_examples(args.data_dir)
@@ -1303,13 +1323,13 @@ def _read_examples(args, task, processor):
 
 
 def _train(args, estimator, train_examples, label_list, tokenizer,
-           num_train_steps):
+           num_train_steps, evaluation):
   """Trains on the examples."""
   estimator_helpers.train(
       args, estimator,
       _train_input_fn(args, train_examples, label_list, tokenizer),
       len(train_examples), num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=30)
+      first_synapse_step=30, evaluation=evaluation)
 
 
 def _train_input_fn(args, train_examples, label_list, tokenizer):
@@ -1330,7 +1350,8 @@ def _train_input_fn(args, train_examples, label_list, tokenizer):
       is_regression=not label_list)
 
 
-def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path):
+def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
+                   is_alone=False):
   """Writes and reads the examples that this rank evaluates or predicts.
 
   They are filled up to whole batches where the device needs that.
@@ -1343,17 +1364,19 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path):
     tokenizer: FullTokenizer.
     batch_size: int.
     path: string, the record file of a run of one rank.
+    is_alone: bool, this rank takes all of them.
 
   Returns:
     The input_fn.
   """
   if _is_record_set(examples):
-    return examples.input_fn(args, is_training=False)
+    return examples.input_fn(args, is_training=False, is_alone=is_alone)
   missing = -len(examples) % batch_size if args.use_tpu else 0
   padded = examples + [PaddingInputExample() for _ in range(missing)]
   own = [example for index, example in enumerate(padded)
-         if prediction_helpers.is_own_row(args, index, batch_size)]
-  record_file = prediction_helpers.record_file(args, path)
+         if is_alone or prediction_helpers.is_own_row(args, index, batch_size)]
+  record_file = (
+      path if is_alone else prediction_helpers.record_file(args, path))
   file_based_convert_examples_to_features(
       own, label_list, args.max_seq_length, tokenizer, record_file)
   return file_based_input_fn_builder(
@@ -1362,6 +1385,24 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path):
       is_training=False,
       drop_remainder=args.use_tpu,
       is_regression=not label_list)
+
+
+def _scorer(args, model_fn, task, dev_sets, label_list, tokenizer):
+  """The CheckpointScorer of the dev set(s), on rank 0."""
+  def score(name, result, outputs):
+    """The task's scores, and the mean loss."""
+    del name
+    scores, _ = _scores(task, label_list, outputs)
+    return {**scores, "loss": result["eval_loss"]}
+
+  return evaluation_helpers.CheckpointScorer(
+      model_fn, tf.estimator.ModeKeys.EVAL, {
+          suffix.lstrip("_"): _test_input_fn(
+              args, examples, label_list, tokenizer, args.eval_batch_size,
+              os.path.join(args.output_dir, f"eval{suffix}.tf_record"),
+              is_alone=True)
+          for suffix, examples in dev_sets.items()},
+      args.eval_batch_size, score)
 
 
 def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):

@@ -171,11 +171,10 @@ class HubModel(object):
                    num_labels, self._path)
       tvars = tf.compat.v1.trainable_variables()
       if is_chief:
-        trained = checkpoint_helpers.check_output_checkpoint(
-            args.output_dir, tvars)
+        trained = checkpoint_helpers.check_trained(args, tvars)
     hub_helpers.check_max_seq_length(args, tvars, smallest=3)
     hub_helpers.check_vocabulary(args, self._tokenizer.vocab, tvars)
-    if is_chief and not (trained or args.do_train):
+    if is_chief and not (trained or args.do_train or args.continuous_eval):
       raise ValueError(
           f"There is no model to evaluate or predict with: "
           f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train: "

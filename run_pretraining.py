@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import option_helpers
@@ -37,6 +38,11 @@ FLAGS = flags.FLAGS
 # With this many files for each rank some may get one more than others.
 _MANY_FILES_PER_RANK = 10
 _MADE_BY = "create_pretraining_data.py"
+
+
+# What an evaluation gives; the first tells the best checkpoint by default.
+_SCORES = ("loss", "masked_lm_accuracy", "masked_lm_loss",
+           "next_sentence_accuracy", "next_sentence_loss")
 
 
 def init_pretraining_flags():
@@ -397,6 +403,9 @@ def main(_):
   estimator = estimator_helpers.make_estimator(
       FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.eval_batch_size)
+  scorer = None
+  if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(FLAGS):
+    scorer = _scorer(FLAGS, model_fn, eval_files)
   try:
     if FLAGS.do_train:
       estimator_helpers.train(
@@ -404,8 +413,11 @@ def main(_):
           input_fn_builder(train_files, FLAGS.max_seq_length,
                            FLAGS.max_predictions_per_seq, is_training=True),
           None, num_train_steps, optimization.LEARNING_RATE,
-          first_synapse_step=30)
+          first_synapse_step=30,
+          evaluation=evaluation_helpers.within_training(
+              FLAGS, _SCORES, scorer))
     if FLAGS.do_eval and prediction_helpers.takes_part(FLAGS):
+      evaluation_helpers.evaluate_several(FLAGS, _SCORES, scorer)
       _evaluate(FLAGS, estimator, model_fn, eval_files)
   except tf.errors.DataLossError as error:
     record_helpers.name_damaged_file(
@@ -418,6 +430,7 @@ def _check_flags(args, bert_config):
   if not (args.do_train or args.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval or both.")
   flag_helpers.check_training_flags(args)
+  evaluation_helpers.check_flags(args, _SCORES)
   flag_helpers.check_bert_config(args.bert_config_file, bert_config)
   flag_helpers.check_max_seq_length(args, bert_config, smallest=5)
 
@@ -442,7 +455,9 @@ def _input_files(args, bert_config):
 
   train_files = find("input_file") if args.do_train else []
   eval_files = find(flag) if (
-      args.do_eval and prediction_helpers.takes_part(args)) else []
+      args.do_eval and prediction_helpers.takes_part(args) or
+      evaluation_helpers.is_wanted(args) and
+      horovod_helpers.is_chief()) else []
   for path in sorted(set(train_files + eval_files)):
     _check_records(path, args, bert_config)
   if train_files:
@@ -489,6 +504,8 @@ def _build_model(bert_config, ids):
 def _training_steps(args):
   """Steps of the training and of its warm-up, of each of several ranks."""
   size = horovod_helpers.hvd_size()
+  if args.max_steps:
+    return args.max_steps, min(args.num_warmup_steps // size, args.max_steps)
   steps, warmup = args.num_train_steps // size, args.num_warmup_steps // size
   if not steps:
     raise ValueError(
@@ -502,15 +519,29 @@ def _training_steps(args):
   return steps, warmup
 
 
-def _evaluate(args, estimator, model_fn, files):
-  """Scores the examples and writes eval_results.txt."""
+def _eval_batches(args, files):
+  """The input_fn of the first --max_eval_steps batches."""
   batches = input_fn_builder(
       files, args.max_seq_length, args.max_predictions_per_seq,
       is_training=False)
+  return lambda params: batches(params).take(args.max_eval_steps)
+
+
+def _scorer(args, model_fn, files):
+  """The CheckpointScorer of the examples to evaluate on."""
+  return evaluation_helpers.CheckpointScorer(
+      model_fn, tf.estimator.ModeKeys.EVAL, {"": _eval_batches(args, files)},
+      args.eval_batch_size,
+      lambda name, result, outputs: {key: result[key] for key in _SCORES})
+
+
+def _evaluate(args, estimator, model_fn, files):
+  """Scores the examples and writes eval_results.txt."""
+  batches = _eval_batches(args, files)
 
   def input_fn(params):
     """The batches of this rank."""
-    d = batches(params).take(args.max_eval_steps)
+    d = batches(params)
     if prediction_helpers.is_distributed(args):
       d = d.shard(horovod_helpers.hvd_size(), horovod_helpers.hvd_rank())
     return d

@@ -25,6 +25,7 @@ import math
 import os
 import random
 import re
+import tempfile
 
 from absl import flags
 from absl import logging
@@ -33,6 +34,7 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
@@ -1127,31 +1129,45 @@ def main(_):
           vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
       flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
+    is_scored = (evaluation_helpers.is_wanted(FLAGS) and
+                 horovod_helpers.is_chief())
     answers = predict_examples = None
-    if FLAGS.do_eval and horovod_helpers.is_chief():
+    if is_scored or FLAGS.do_eval and horovod_helpers.is_chief():
       answers = _read_answers(FLAGS)
-    if FLAGS.do_predict and prediction_helpers.takes_part(FLAGS):
+    if is_scored or (
+        FLAGS.do_predict and prediction_helpers.takes_part(FLAGS)):
       predict_examples = _read_predict_examples(FLAGS)
     records = _train_records(FLAGS, bert_config)
-    if FLAGS.do_train or FLAGS.do_predict:
+    if FLAGS.do_train or FLAGS.do_predict or is_scored:
       checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
           modeling.get_assignment_map_from_checkpoint)
     if horovod_helpers.horovod_enabled():
       _check_ranks_agree(FLAGS, records)
+    scorer = None
+    if is_scored:
+      scorer = _scorer(FLAGS, bert_config, predict_examples, answers, pool,
+                       tokenizer)
     if FLAGS.do_train:
-      _train(FLAGS, bert_config, pool, records)
-    if predict_examples:
+      _train(FLAGS, bert_config, pool, evaluation_helpers.within_training(
+          FLAGS, _score_names(FLAGS), scorer), records)
+    evaluation_helpers.evaluate_several(FLAGS, _score_names(FLAGS), scorer)
+    if FLAGS.do_predict and predict_examples:
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
-    if answers:
+    if FLAGS.do_eval and answers and (FLAGS.do_predict or not is_scored):
       _evaluate(FLAGS, answers)
 
 
 def reads_text(args):
   """Whether a step that the flags ask for, or none does, converts text."""
-  return bool(args.do_predict or args.do_eval or not args.do_train or
-              args.train_records is None)
+  return bool(args.do_eval or not args.do_train or _converts_text(args))
+
+
+def _converts_text(args):
+  """Whether questions are to be cut into windows."""
+  return (args.do_predict or evaluation_helpers.is_wanted(args) or
+          args.do_train and not args.train_records)
 
 
 def _take_meta_data(args):
@@ -1201,11 +1217,15 @@ def _check_flags(args):
     raise ValueError(
         f"--train_file={args.train_file} and "
         f"--train_records={args.train_records}: pass the one to train on.")
+  evaluation_helpers.check_flags(args, _score_names(args))
+  if evaluation_helpers.is_wanted(args) and not args.predict_file:
+    raise ValueError("Evaluating checkpoints needs --predict_file, a SQuAD "
+                     "JSON file with answers.")
   if args.do_eval and args.do_train and not args.do_predict:
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
         "--do_predict.")
-  if not (args.do_predict or args.do_train and not args.train_records):
+  if not _converts_text(args):
     return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
     if getattr(args, name) < 1:
@@ -1218,6 +1238,19 @@ def _check_flags(args):
         f"--max_query_length={args.max_query_length} a window may hold no more "
         f"than {most} tokens of the text, and what lies between two windows "
         f"would be lost.")
+
+
+def _score_names(args):
+  """The scores of an evaluation (tuple of string), the main one first."""
+  names = _squad_scores(args, {"id": ["text"]}, {"id": "text"})
+  return ("f1",) + tuple(name for name in names if name != "f1")
+
+
+def _squad_scores(args, answers, predictions, null_odds=None, nbest=None):
+  """The scores (dict) of --version_2_with_negative or of 1.1."""
+  if args.version_2_with_negative:
+    return metrics.squad_v2_scores(answers, predictions, null_odds, nbest)
+  return metrics.squad_scores(answers, predictions)
 
 
 def _read_answers(args):
@@ -1269,7 +1302,7 @@ def _worker_pool(args):
           args.vocab_file, args.do_lower_case, args.max_seq_length,
           args.doc_stride, args.max_query_length))
   num_workers = args.preprocess_workers or worker_helpers.default_workers()
-  needed = args.do_predict or args.do_train and not args.train_records
+  needed = _converts_text(args)
   return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
 
 
@@ -1348,7 +1381,7 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None,
 
 
 def _write_records(args, examples, is_training, pool, record_file, origin,
-                   inv_vocab=None):
+                   inv_vocab=None, is_alone=False):
   """Writes the record file of examples, unless it is there already.
 
   Args:
@@ -1360,12 +1393,14 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
     record_file: string.
     origin: string, the JSON file that the examples come from.
     inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
+    is_alone: bool, other ranks take none of them.
 
   Returns:
     (num_features, features), see `_convert`; without inv_vocab num_features
     may be that of this rank's file.
   """
-  is_shared = is_training or prediction_helpers.is_distributed(args)
+  is_shared = not is_alone and (
+      is_training or prediction_helpers.is_distributed(args))
   made_from = record_helpers.origin(
       {"input": origin, "vocab": args.vocab_file,
        "run_squad": __file__, "tokenization": tokenization.__file__,
@@ -1386,7 +1421,7 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
   record_helpers.forget(record_file)
 
   def is_own(number):
-    return is_training or prediction_helpers.is_own_row(
+    return is_training or is_alone or prediction_helpers.is_own_row(
         args, number, args.predict_batch_size)
 
   with script_helpers.finished_file(record_file) as temporary:
@@ -1397,19 +1432,24 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
   return num_features, features
 
 
-def _make_estimator(args, bert_config, num_train_steps=None,
-                    num_warmup_steps=None):
-  """The Estimator of the flags' model and folders."""
-  model_fn = model_fn_builder(
+def _model_fn(args, bert_config, num_train_steps=None, num_warmup_steps=None):
+  """The model_fn of the flags."""
+  return model_fn_builder(
       bert_config, args.init_checkpoint,
       estimator_helpers.effective_learning_rate(args), num_train_steps,
       num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
       options=option_helpers.from_flags(args))
+
+
+def _make_estimator(args, bert_config, num_train_steps=None,
+                    num_warmup_steps=None):
+  """The Estimator of the flags' model and folders."""
+  model_fn = _model_fn(args, bert_config, num_train_steps, num_warmup_steps)
   # Many ranks and large models fill a disk with more.
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
-def _train(args, bert_config, pool, records=None):
+def _train(args, bert_config, pool, evaluation=None, records=None):
   """Trains on ready records (RecordSet), or on those of --train_file."""
   examples = None
   if not records:
@@ -1427,7 +1467,7 @@ def _train(args, bert_config, pool, records=None):
       args, _make_estimator(args, bert_config, num_train_steps,
                             num_warmup_steps),
       input_fn, num_examples, num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=670)
+      first_synapse_step=670, evaluation=evaluation)
 
 
 def _convert_own_examples(args, pool, examples):
@@ -1458,6 +1498,47 @@ def shuffle_examples(examples):
   The input_fn shuffles in a buffer of 100 only, and articles are longer.
   """
   random.Random(12345).shuffle(examples)
+
+
+def _scorer(args, bert_config, examples, answers, pool, tokenizer):
+  """The CheckpointScorer of --predict_file, on rank 0.
+
+  Args:
+    args: the parsed flags.
+    bert_config: BertConfig.
+    examples: list of SquadExample.
+    answers: dict id -> list of true answers.
+    pool: WorkerPool.
+    tokenizer: FullTokenizer.
+  """
+  eval_file = os.path.join(args.output_dir, "eval.tf_record")
+  _, features = _write_records(
+      args, examples, False, pool, eval_file, args.predict_file,
+      tokenizer.inv_vocab, is_alone=True)
+
+  def score(name, result, outputs):
+    """The scores of the logits of all windows."""
+    del name, result
+    all_results = [
+        RawResult(int(unique_id), start_logits, end_logits)
+        for unique_id, start_logits, end_logits in zip(
+            outputs["unique_ids"], outputs["start_logits"],
+            outputs["end_logits"])]
+    with tempfile.TemporaryDirectory() as folder:
+      predictions, nbest, null_odds = write_predictions(
+          examples, features, all_results, args.n_best_size,
+          args.max_answer_length, args.do_lower_case,
+          *(os.path.join(folder, str(number)) for number in range(3)),
+          version_2_with_negative=args.version_2_with_negative,
+          null_score_diff_threshold=args.null_score_diff_threshold)
+    return _squad_scores(args, answers, predictions, null_odds, nbest)
+
+  return evaluation_helpers.CheckpointScorer(
+      _model_fn(args, bert_config), tf.estimator.ModeKeys.PREDICT,
+      {"": input_fn_builder(
+          input_file=eval_file, seq_length=args.max_seq_length,
+          is_training=False, drop_remainder=False)},
+      args.predict_batch_size, score)
 
 
 def _predict(args, bert_config, examples, pool, tokenizer):
@@ -1520,13 +1601,11 @@ def _evaluate(args, answers):
   if predictions is None:
     raise ValueError(f"--output_dir={args.output_dir} has no predictions.json: "
                      f"pass --do_predict too.")
+  odds = nbest = None
   if args.version_2_with_negative:
-    scores = metrics.squad_v2_scores(
-        answers, predictions,
-        _read_results(args, "null_odds.json", answers, is_number),
-        _read_results(args, "nbest_predictions.json", answers, is_n_best))
-  else:
-    scores = metrics.squad_scores(answers, predictions)
+    odds = _read_results(args, "null_odds.json", answers, is_number)
+    nbest = _read_results(args, "nbest_predictions.json", answers, is_n_best)
+  scores = _squad_scores(args, answers, predictions, odds, nbest)
   logging.info("***** Eval results *****")
   for name, value in scores.items():
     logging.info("  %s = %s", name, round(value, 4))

@@ -79,7 +79,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
     args: the parsed flags (those of `run_config`, train_batch_size and
       predict_batch_size).
     model_fn: function of features, labels, mode and params.
-    keep_checkpoint_max: int, checkpoints to keep.
+    keep_checkpoint_max: int, checkpoints to keep, unless the flag says it.
     eval_batch_size: int or None, where the script evaluates with it.
     predict_batch_size: int; None takes the flag.
 
@@ -90,7 +90,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
     _end_on_any_error()
   return tf.compat.v1.estimator.tpu.TPUEstimator(
       model_fn=model_fn,
-      config=run_config(args, keep_checkpoint_max),
+      config=run_config(args, args.keep_checkpoint_max or keep_checkpoint_max),
       use_tpu=args.use_tpu,
       eval_on_tpu=args.use_tpu,
       train_batch_size=args.train_batch_size,
@@ -132,6 +132,8 @@ def training_steps(num_examples, args):
     raise ValueError(
         f"{num_examples} training examples are not enough for {size} ranks: "
         f"each needs one at least.")
+  if args.max_steps:
+    return args.max_steps, int(args.max_steps * args.warmup_proportion)
   steps = int(num_examples / args.train_batch_size *
               args.num_train_epochs)
   if steps // size < 1:
@@ -158,7 +160,7 @@ def effective_learning_rate(args):
 
 
 def train(args, estimator, input_fn, num_examples, num_train_steps,
-          rate_collection, first_synapse_step):
+          rate_collection, first_synapse_step, evaluation=None):
   """Trains up to a step, unless the newest checkpoint is already there.
 
   Args:
@@ -170,6 +172,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     num_train_steps: int, step at which the training ends.
     rate_collection: string, graph collection with the learning rate.
     first_synapse_step: int, see `horovod_helpers.synapse_hooks`.
+    evaluation: evaluation_helpers.Evaluation, or None.
 
   Raises:
     script_helpers.Stopped: SIGTERM or SIGUSR1 came; a checkpoint is saved.
@@ -191,6 +194,15 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
         "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one "
         "of step %d, which counts. Was another server the first one before?",
         rank, steps_done[rank], steps_done[0])
+  is_over = False
+  if evaluation and horovod_helpers.is_chief():
+    is_over = evaluation.catch_up(steps_done[0], num_train_steps)
+  if horovod_helpers.gather(is_over)[0]:
+    logging.warning(
+        "The training in %s ended early, at step %d: nothing is trained. Give "
+        "a higher --early_stopping_patience to go on.", args.output_dir,
+        steps_done[0])
+    return
   if steps_done[0] >= num_train_steps:
     logging.warning(
         "The newest checkpoint in %s has all %d steps already: nothing is "
@@ -213,8 +225,11 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           _FirstCheckpointListener(args.output_dir, num_train_steps))
   with script_helpers.deferred_stop() as stop:
     stop_hook = _StopTogetherHook(stop)
+    hooks.append(stop_hook)
+    if evaluation:
+      hooks += evaluation.hooks(num_train_steps, stop_hook.largest)
     estimator.train(input_fn=input_fn, max_steps=num_train_steps,
-                    hooks=hooks + [stop_hook], saving_listeners=listeners)
+                    hooks=hooks, saving_listeners=listeners)
     horovod_helpers.barrier()  # Until rank 0 has saved the last checkpoint.
     if stop_hook.signal is not None:
       raise script_helpers.Stopped(
@@ -224,6 +239,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           f"{checkpoint_helpers.steps_done(args.output_dir)} is saved in "
           f"{args.output_dir}; the same command goes on from there.")
   write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
+  if evaluation:
+    evaluation.finish()
 
 
 def write_perf(args, hook, name, ranks):
@@ -264,6 +281,10 @@ class _StopTogetherHook(tf.estimator.SessionRunHook):
         tf.constant(0, tf.int32), [], name="stop_request")
     with tf.device("CPU:0"):
       self._all = horovod_helpers.max_of_ranks(self._own)
+
+  def largest(self, session, value):
+    """The largest of the ranks' values (int); all ranks have to call it."""
+    return int(session.run(self._all, {self._own: value}))
 
   def before_run(self, run_context):
     return tf.estimator.SessionRunArgs(

@@ -159,7 +159,7 @@ class RecordSet(object):
     """What it holds in words, for a comparison between ranks."""
     return record_helpers.sizes(self.files)
 
-  def input_fn(self, args, is_training):
+  def input_fn(self, args, is_training, is_alone=False):
     """Makes the input_fn of this rank.
 
     In training each record comes once in a pass over the data, on one of the
@@ -169,6 +169,7 @@ class RecordSet(object):
     Args:
       args: the parsed flags.
       is_training: bool.
+      is_alone: bool, this rank reads all records, whatever the flags say.
 
     Returns:
       Function of params (dict with "batch_size", B) that returns a tf.data
@@ -194,7 +195,8 @@ class RecordSet(object):
         d = d.map(lambda batch: {
             name: tf.cast(x, tf.float32) if name in self._floats else x
             for name, x in batch.items()})
-      if not is_training and prediction_helpers.is_distributed(args):
+      if not (is_training or is_alone) and (
+          prediction_helpers.is_distributed(args)):
         d = d.shard(size, rank)
       return d
 

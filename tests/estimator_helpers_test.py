@@ -12,7 +12,8 @@ from demo import horovod_helpers
 def flag_values(**values):
   return types.SimpleNamespace(**dict(
       dict(train_batch_size=32, num_train_epochs=3.0, warmup_proportion=0.1,
-           learning_rate=2e-5, scale_learning_rate=True), **values))
+           learning_rate=2e-5, scale_learning_rate=True, max_steps=None),
+      **values))
 
 
 def run_flags(folder, **values):
@@ -21,7 +22,11 @@ def run_flags(folder, **values):
       dict(output_dir=str(folder), save_checkpoints_steps=100, log_steps=5,
            random_seed=1, use_tpu=False, tpu_name=None, master=None,
            iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
-           predict_batch_size=4, profile_steps=None, write_perf=False),
+           predict_batch_size=4, profile_steps=None, write_perf=False,
+           keep_checkpoint_max=None, checkpoint_path=None, eval_every_steps=0,
+           best_metric=None, early_stopping_patience=0, do_train=True,
+           do_eval=False, eval_all_checkpoints=False, continuous_eval=False,
+           continuous_eval_timeout=1),
       **values))
 
 

@@ -238,11 +238,16 @@ class TasksTest:
     run = conftest.run_script(
         SCRIPT, f"--task_name={task}", f"--data_dir={tmp_path}", "--do_train",
         "--do_eval", "--do_predict", "--num_train_epochs=1",
-        f"--output_dir={output_dir}", "--detailed_results", *TRAINING,
-        *tiny_model.flags())
+        f"--output_dir={output_dir}", "--detailed_results",
+        "--eval_every_steps=4", *TRAINING, *tiny_model.flags())
     assert run.returncode == 0, run.stdout
     sets = json.loads((output_dir / "eval_metrics.json").read_text())["sets"]
     results = eval_results(output_dir)
+    best = json.loads((output_dir / "best" / "info.json").read_text())
+    assert results["global_step"] == str(best["step"])
+    for name, value in sets["dev"]["scores"].items():
+      assert best["scores"][name] == pytest.approx(value, abs=1e-6)
+    assert best["metric"] == {"stsb": "pearson", "mnli": "accuracy"}[task]
     if task == "stsb":
       assert set(sets["dev"]["scores"]) == {
           "pearson", "spearman", "mean_squared_error"}
@@ -253,6 +258,8 @@ class TasksTest:
       columns = 1
     else:
       assert sets["dev"] == sets["mismatched"]  # The files are the same.
+      assert (best["scores"]["accuracy_mismatched"] ==
+              best["scores"]["accuracy"])
       for name in ("eval_results_mismatched.txt", "eval_mismatched.tf_record",
                    "test_results_mismatched.tsv",
                    "predict_mismatched.tf_record"):

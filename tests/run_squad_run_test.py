@@ -275,7 +275,7 @@ class TwoRanksTest:
         SCRIPT, *flags, f"--output_dir={one}").returncode == 0
     two = tmp_path / "two"
     run = conftest.run_script(
-        SCRIPT, *flags, "--do_predict", "--do_eval",
+        SCRIPT, *flags, "--do_predict", "--do_eval", "--eval_every_steps=10",
         f"--predict_file={squad_dir}/dev.json", f"--output_dir={two}",
         launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
@@ -291,7 +291,11 @@ class TwoRanksTest:
     assert list(map(len, parts)) == [240, 240]
     assert parts[0] + parts[1] == inputs(one / "train.tf_record")
     assert len(load(two, "predictions.json")) == 80
-    assert load(two, "eval_results.json")["total"] == 80
+    results = load(two, "eval_results.json")
+    assert results["total"] == 80
+    log = load(two, "evaluations.json")
+    assert [x["step"] for x in log["evaluations"]] == [10, 15]
+    assert results == load(two, "best/info.json")["scores"]
 
 
 def bad_input_cases():

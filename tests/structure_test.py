@@ -13,9 +13,10 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.finetuning_helpers", "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
-    "demo.record_helpers", "demo.script_helpers",
-    "demo.worker_helpers", "demo.metrics", "habana"}
+    "demo.evaluation_helpers", "demo.finetuning_helpers", "demo.flag_helpers",
+    "demo.option_helpers", "demo.prediction_helpers", "demo.record_helpers",
+    "demo.script_helpers",
+    "demo.trial_helpers", "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -48,8 +49,19 @@ MAY_IMPORT = {
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/evaluation_helpers.py": {
+        "demo.checkpoint_helpers", "demo.curve_helpers",
+        "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.script_helpers"},
+    "demo/trial_helpers.py": {"demo.horovod_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
+    "demo/curve_helpers.py": {"demo.script_helpers"},
+    "demo/runs.py": {
+        "demo.curve_helpers", "demo.runs_reader", "demo.runs_report",
+        "demo.script_helpers"},
+    "demo/runs_reader.py": {"demo.curve_helpers"},
+    "demo/runs_report.py": {"demo.curve_helpers"},
     "demo/launch.py": set(),
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
@@ -63,10 +75,12 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.create_finetuning_data", "demo.download", "demo.export_hub", "demo.launch",
-         "demo.quickstart", "demo.review_changes", "demo.review_differences",
+TOOLS = {"demo.checkpoints", "demo.create_finetuning_data", "demo.download",
+         "demo.export_hub", "demo.launch", "demo.quickstart",
+         "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
-         "demo.review_variables"}
+         "demo.review_variables", "demo.runs", "demo.runs_reader",
+         "demo.runs_report"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
