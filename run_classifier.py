@@ -27,6 +27,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -41,11 +42,6 @@ import optimization
 import tokenization
 
 FLAGS = flags.FLAGS
-
-# Flags that upstream requires, and those that make up for them.
-OTHER_DATA_FLAGS = {
-    "data_dir": ("train_file", "dev_file", "test_file", "use_tfds"),
-    "task_name": ("use_tfds",)}
 
 
 def init_classifier_flags():
@@ -73,6 +69,11 @@ def init_classifier_flags():
   flag_helpers.define_check_flags()
   flag_helpers.define_export_flags()
   flag_helpers.define_table_flags()
+  flag_helpers.define_record_flags()
+  for step, flag in (("evaluate on", "eval_records"),
+                     ("predict", "predict_records")):
+    flags.DEFINE_string(
+        flag, None, f"Record files to {step}, as --train_records.")
   flags.DEFINE_float(
       "dropout_before_logits", 0.1,
       "Dropout rate between the pooled output and the output layer.",
@@ -508,6 +509,110 @@ class AxProcessor(GlueProcessor):
   labels = ("contradiction", "entailment", "neutral")
 
 
+class RecordProcessor(DataProcessor):
+  """Sets in record files that flags name; other sets are text of a task.
+
+  Not in upstream. Where flags name record files, a set is a RecordSet of
+  demo.finetuning_helpers instead of a list of InputExample.
+
+  Attributes:
+    text: DataProcessor of the other sets, or None.
+  """
+
+  def __init__(self, args, processor, labels, is_regression,
+               has_sample_weights):
+    """Takes how the records were made.
+
+    Args:
+      args: the parsed flags.
+      processor: DataProcessor of the sets that are text, or None.
+      labels: list of label names.
+      is_regression: bool.
+      has_sample_weights: bool, the records have to have weights.
+    """
+    self._args, self.text = args, processor
+    self._labels, self.is_regression = labels, is_regression
+    self._has_sample_weights = has_sample_weights
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._records("train_records") or self.text.get_train_examples(
+        data_dir)
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._records("eval_records") or self.text.get_dev_examples(
+        data_dir)
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._records("predict_records") or self.text.get_test_examples(
+        data_dir)
+
+  def get_labels(self):
+    """See base class."""
+    return list(self._labels)
+
+  def label_map(self):
+    """See `CustomProcessor.label_map`."""
+    return {"kind": "regression" if self.is_regression else "classification",
+            "labels": self.get_labels(),
+            "columns": {"text_a": None, "text_b": None, "label": None}}
+
+  def _records(self, flag):
+    """The RecordSet of a flag; None where it is not set."""
+    value = getattr(self._args, flag)
+    return value and finetuning_helpers.RecordSet(
+        flag, value, self._features_of,
+        {} if self.is_regression else {"label_ids": len(self._labels)},
+        floats=("label_ids",) if self.is_regression else ())
+
+  def _features_of(self, stored):
+    """What is read of a record; see RecordSet."""
+    # Model Garden's numbers may be whole ones.
+    is_float = self.is_regression and stored.get("label_ids") != "int64_list"
+    features = _record_features(self._args.max_seq_length, is_float)
+    if "weight" in stored or (stored and self._has_sample_weights):
+      features["weight"] = tf.io.FixedLenFeature([], tf.float32)
+    return features
+
+
+# Which records may take the place of a step's text.
+_RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
+                     "do_predict": "predict_records"}
+
+
+def reads_text(args):
+  """Whether a step that the flags ask for, or none does, reads text."""
+  asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
+  if args.do_train and args.eval_every_steps:
+    asked.append("do_eval")
+  return not asked or any(
+      getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
+
+
+_TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
+
+
+def _needs_data_dir(args):
+  """Whether text is read from the folder of a task."""
+  return reads_text(args) and not any(
+      getattr(args, flag) for flag in _TEXT_FLAGS)
+
+
+def _needs_task(args):
+  """Whether there is nothing but --task_name to tell the task by."""
+  return args.use_tfds is None and (
+      args.meta_data_file is None or reads_text(args))
+
+
+# Flags that upstream requires: when they still are, and what else will do.
+REQUIRED_WHERE = {
+    "data_dir": (_needs_data_dir, _TEXT_FLAGS + ("train_records",)),
+    "task_name": (_needs_task, ("use_tfds", "meta_data_file")),
+    "vocab_file": (reads_text, ("train_records",))}
+
+
 PROCESSORS = {
     "cola": ColaProcessor,
     "mnli": MnliProcessor,
@@ -910,12 +1015,10 @@ def _find_task(args):
   if task == "custom":
     _refuse_flags(args, ("tfds_dir",), "--task_name=custom")
     return "custom", lambda label_map: CustomProcessor(args, label_map)
-  if task is None:
-    raise ValueError("--task_name has to be given.")
   task, processor = find_processor(args.task_name)
   _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
                 f"--task_name={args.task_name}")
-  if args.data_dir is None:
+  if args.data_dir is None and reads_text(args):
     raise ValueError(f"--task_name={args.task_name} needs --data_dir, the "
                      f"folder of the task's .tsv files.")
   return task, lambda label_map: processor
@@ -952,11 +1055,12 @@ def _canonical(task_name):
   return {"diagnostic": "ax"}.get(task, task)
 
 
-def find_processor(task_name):
+def find_processor(task_name, flag="task_name"):
   """Finds a task by its name in upstream's or GLUE's spelling.
 
   Args:
     task_name: string, such as "MRPC", "SST-2", "sts_b" or "diagnostic".
+    flag: string, the flag that names it.
 
   Returns:
     (canonical name, DataProcessor): "sst2" for SST-2.
@@ -966,10 +1070,86 @@ def find_processor(task_name):
   """
   task = _canonical(task_name)
   if task not in PROCESSORS:
-    raise ValueError(f"--task_name={task_name}: unknown task; known are "
+    raise ValueError(f"--{flag}={task_name}: unknown task; known are "
                      f"{', '.join(sorted(PROCESSORS))}, and custom for files "
                      f"of your own.")
   return task, PROCESSORS[task]()
+
+
+def _find_data(args):
+  """The task of the flags, and who reads its sets.
+
+  Returns:
+    (task, function of the label map that returns the DataProcessor), as
+    `_find_task`. With record files the task is that of the meta data if
+    --task_name is not set, and may be unknown.
+
+  Raises:
+    ValueError: unknown task, or meta data that don't fit the flags.
+  """
+  records = [flag for flag in _RECORDS_OF_STEPS.values() if getattr(args, flag)]
+  if not records:
+    if args.meta_data_file:
+      raise ValueError(
+          f"--meta_data_file={args.meta_data_file} is of records, and there "
+          f"are none: pass --train_records, --eval_records or "
+          f"--predict_records.")
+    return _find_task(args)
+  task = make_processor = meta_data = None
+  if args.task_name or args.use_tfds:
+    task, make_processor = _find_task(args)
+  if args.meta_data_file:
+    meta_data = finetuning_helpers.read_meta_data(
+        args.meta_data_file, ("bert_classification", "bert_regression"))
+    finetuning_helpers.take_flags(
+        args, meta_data, ("max_seq_length",), must_agree=("max_seq_length",))
+    if task is None:
+      task, make_processor = _task_of_records(meta_data)
+  return task, lambda label_map: _record_processor(
+      args, make_processor and make_processor(label_map), meta_data)
+
+
+def _record_processor(args, processor, meta_data):
+  """The RecordProcessor of the flags.
+
+  Args:
+    args: the parsed flags.
+    processor: DataProcessor of the task, or None.
+    meta_data: dict, or None.
+  """
+  if meta_data is None:
+    return RecordProcessor(
+        args, processor, processor.get_labels(), processor.is_regression, False)
+  num_labels = meta_data.get("num_labels", 0)
+  if processor is None:
+    labels = [str(number) for number in range(num_labels)]
+  else:
+    labels = processor.get_labels()
+    if len(labels) != num_labels:
+      raise ValueError(
+          f"--task_name={args.task_name} has {_in_words(len(labels))}, the "
+          f"records of --meta_data_file={args.meta_data_file} have "
+          f"{_in_words(num_labels)}. Leave --task_name out, or name the task "
+          f"that they were made for.")
+  return RecordProcessor(
+      args, processor, labels, meta_data["task_type"] == "bert_regression",
+      bool(meta_data.get("has_sample_weights")))
+
+
+def _task_of_records(meta_data):
+  """The task that records were made for, and, if it is known, who reads it."""
+  name = str(meta_data.get("processor_type", "records"))
+  try:
+    task, processor = find_processor(name)
+    if len(processor.get_labels()) == meta_data.get("num_labels", 0):
+      return task, lambda label_map: processor
+  except ValueError:
+    pass  # Model Garden has other tasks.
+  return name.lower(), None
+
+
+def _in_words(num_labels):
+  return f"{num_labels} labels" if num_labels else "numbers as labels"
 
 
 def check_labels(examples, label_list):
@@ -1064,7 +1244,8 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
 
 
 def file_based_convert_examples_to_features(
-    examples, label_list, max_seq_length, tokenizer, output_file):
+    examples, label_list, max_seq_length, tokenizer, output_file,
+    more_features=None):
   """Writes the features of examples to a record file.
 
   Each record is a tf.train.Example with int64 lists `input_ids`, `input_mask`
@@ -1077,6 +1258,8 @@ def file_based_convert_examples_to_features(
     max_seq_length: int, S.
     tokenizer: FullTokenizer.
     output_file: string; it appears when it is complete.
+    more_features: function of an example's number from 0 and the example that
+      returns a dict name -> tf.train.Feature to add; None adds nothing.
 
   Source: upstream symbol; see CHANGES.
   """
@@ -1086,11 +1269,13 @@ def file_based_convert_examples_to_features(
           examples, desc=f"Writing {os.path.basename(output_file)}")):
         feature = convert_single_example(
             ex_index, example, label_list, max_seq_length, tokenizer)
-        writer.write(_record(feature, not label_list).SerializeToString())
+        more = more_features(ex_index, example) if more_features else {}
+        writer.write(
+            _record(feature, not label_list, more).SerializeToString())
 
 
-def _record(feature, is_regression):
-  """InputFeatures as tf.train.Example."""
+def _record(feature, is_regression, more):
+  """InputFeatures as tf.train.Example, with more features (dict)."""
   ints = record_helpers.int_feature
   if is_regression:
     label = tf.train.Feature(
@@ -1102,7 +1287,7 @@ def _record(feature, is_regression):
       input_mask=ints(feature.input_mask),
       segment_ids=ints(feature.segment_ids),
       label_ids=label,
-      is_real_example=ints([int(feature.is_real_example)]))
+      is_real_example=ints([int(feature.is_real_example)]), **more)
   return tf.train.Example(features=tf.train.Features(feature=by_name))
 
 
@@ -1124,14 +1309,7 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
 
   Source: upstream symbol; see CHANGES.
   """
-  label_type = tf.float32 if is_regression else tf.int64
-  name_to_features = {
-      "input_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "input_mask": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "segment_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "label_ids": tf.io.FixedLenFeature([], label_type),
-      "is_real_example": tf.io.FixedLenFeature([], tf.int64),
-  }
+  name_to_features = _record_features(seq_length, is_regression)
 
   def input_fn(params):
     """See the builder."""
@@ -1140,6 +1318,16 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
         drop_remainder)
 
   return input_fn
+
+
+def _record_features(seq_length, is_regression):
+  """The features of a record: name -> tf.io.FixedLenFeature."""
+  return {
+      **finetuning_helpers.sequence_features(seq_length),
+      "label_ids": tf.io.FixedLenFeature(
+          [], tf.float32 if is_regression else tf.int64),
+      # Not all of Model Garden's records say so.
+      "is_real_example": tf.io.FixedLenFeature([], tf.int64, 1)}
 
 
 def _truncate_seq_pair(tokens_a, tokens_b, max_length):
@@ -1285,6 +1473,9 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
   """
   loss, per_example_loss, logits, probabilities = outputs
   label_ids = features["label_ids"]
+  if "weight" in features:  # Of a record: a row of weight 2 is as two rows.
+    per_example_loss *= features["weight"]
+    loss = tf.reduce_mean(per_example_loss)
   spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
   if mode == tf.estimator.ModeKeys.TRAIN:
     # The scope "loss" of create_model makes the Estimator call its curve
@@ -1400,18 +1591,28 @@ class CheckpointModel(object):
     flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
-    tokenization.validate_case_matches_checkpoint(
-        args.do_lower_case, args.init_checkpoint)
+    if args.vocab_file:  # Otherwise no text is read.
+      tokenization.validate_case_matches_checkpoint(
+          args.do_lower_case, args.init_checkpoint)
     flag_helpers.check_bert_config(args.bert_config_file, self._bert_config)
     flag_helpers.check_max_seq_length(args, self._bert_config, smallest=3)
 
   def tokenizer(self):
-    """Returns the FullTokenizer; raises ValueError if it doesn't fit."""
+    """Returns the FullTokenizer; raises ValueError if it doesn't fit.
+
+    Without --vocab_file, which records don't need, it is None.
+    """
+    if self._args.vocab_file is None:
+      return None
     tokenizer = tokenization.FullTokenizer(
         self._args.vocab_file, self._args.do_lower_case)
     flag_helpers.check_vocabulary(
         self._args, tokenizer.vocab, self._bert_config)
     return tokenizer
+
+  def vocab_size(self):
+    """Returns how many tokens the model knows."""
+    return self._bert_config.vocab_size
 
   def check_checkpoints(self, num_labels):
     """Refuses checkpoints that don't fit (ValueError)."""
@@ -1446,7 +1647,7 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
-  task, make_processor = _find_task(args)
+  task, make_processor = _find_data(args)
   _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
@@ -1456,6 +1657,9 @@ def run_task(args, make_model):
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   score_names = _score_names(task, processor)
   evaluation_helpers.check_flags(args, score_names)
+  for examples in (train_examples, *dev_sets.values(), *test_sets.values()):
+    if _is_record_set(examples):
+      examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
   model.check_checkpoints(num_labels)
@@ -1490,7 +1694,7 @@ def run_task(args, make_model):
 
 def _write_label_map(args, task, processor):
   """Rank 0 writes what `read_label_map` reads."""
-  if horovod_helpers.is_chief() and isinstance(processor, CustomProcessor):
+  if horovod_helpers.is_chief() and hasattr(processor, "label_map"):
     script_helpers.write_text(
         os.path.join(args.output_dir, _LABEL_MAP),
         json.dumps({"task": task, **processor.label_map()}, indent=2,
@@ -1500,6 +1704,8 @@ def _write_label_map(args, task, processor):
 def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
                        label_list):
   """Refuses a run whose ranks don't work on the same."""
+  if args.meta_data_file:
+    files = {**files, "--meta_data_file": args.meta_data_file}
   compared = {"train on": train_examples}
   if prediction_helpers.is_distributed(args):
     for suffix in ("", "_mismatched"):
@@ -1512,8 +1718,14 @@ def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
          for what, examples in compared.items()}})
 
 
+def _is_record_set(examples):
+  return isinstance(examples, finetuning_helpers.RecordSet)
+
+
 def _fingerprint(examples):
   """Number and checksum of examples (string); None counts as no examples."""
+  if _is_record_set(examples):
+    return examples.content()
   content = "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
                       for x in examples or [])
   checksum = zlib.crc32(content.encode("utf-8", "surrogatepass"))
@@ -1570,8 +1782,9 @@ def _read_examples(args, task, processor):
   if do_predict:
     test_sets[""] = processor.get_test_examples(args.data_dir)
   if task == "mnli":
-    for wanted, sets, name in ((do_eval, dev_sets, "dev"),
-                               (do_predict, test_sets, "test")):
+    for wanted, sets, name in (
+        (do_eval and not args.eval_records, dev_sets, "dev"),
+        (do_predict and not args.predict_records, test_sets, "test")):
       mismatched = (
           _mismatched_examples(args, processor, name) if wanted else None)
       if mismatched is not None:
@@ -1584,12 +1797,14 @@ def _read_examples(args, task, processor):
           f"--{flag}: the file of task {task} in --data_dir={args.data_dir} "
           f"holds no example.")
   for examples in [train_examples or []] + list(dev_sets.values()):
-    check_labels(examples, processor.get_labels())
+    if not _is_record_set(examples):
+      check_labels(examples, processor.get_labels())
   return train_examples, dev_sets, test_sets
 
 
 def _mismatched_examples(args, processor, name):
   """MNLI's mismatched examples; None where the data lack them."""
+  processor = getattr(processor, "text", processor)
   if isinstance(processor, TfdsProcessor):
     return processor.mismatched_examples(name)
   processor = MnliMismatchedProcessor()
@@ -1601,24 +1816,30 @@ def _mismatched_examples(args, processor, name):
 
 def _train(args, estimator, train_examples, label_list, tokenizer,
            num_train_steps, evaluation):
-  """Converts this rank's part of the examples and trains."""
+  """Trains on the examples."""
+  estimator_helpers.train(
+      args, estimator,
+      _train_input_fn(args, train_examples, label_list, tokenizer),
+      len(train_examples), num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=30, evaluation=evaluation)
+
+
+def _train_input_fn(args, train_examples, label_list, tokenizer):
+  """Converts this rank's part of the examples; returns the input_fn."""
+  if _is_record_set(train_examples):
+    return train_examples.input_fn(args, is_training=True)
   train_file = os.path.join(args.output_dir, "train.tf_record")
   start, end = horovod_helpers.example_slice(len(train_examples))
   file_based_convert_examples_to_features(
       train_examples[start:end], label_list, args.max_seq_length, tokenizer,
       horovod_helpers.record_file(train_file))
   horovod_helpers.barrier()
-
-  estimator_helpers.train(
-      args, estimator,
-      file_based_input_fn_builder(
-          input_file=horovod_helpers.server_record_files(train_file),
-          seq_length=args.max_seq_length,
-          is_training=True,
-          drop_remainder=True,
-          is_regression=not label_list),
-      len(train_examples), num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=30, evaluation=evaluation)
+  return file_based_input_fn_builder(
+      input_file=horovod_helpers.server_record_files(train_file),
+      seq_length=args.max_seq_length,
+      is_training=True,
+      drop_remainder=True,
+      is_regression=not label_list)
 
 
 def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
@@ -1629,7 +1850,8 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
 
   Args:
     args: the parsed flags.
-    examples: list of InputExample, those of all ranks.
+    examples: list of InputExample, those of all ranks; or RecordSet, of which
+      nothing is written.
     label_list: list of string.
     tokenizer: FullTokenizer.
     batch_size: int.
@@ -1639,6 +1861,8 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
   Returns:
     The input_fn.
   """
+  if _is_record_set(examples):
+    return examples.input_fn(args, is_training=False, is_alone=is_alone)
   missing = -len(examples) % batch_size if args.use_tpu else 0
   padded = examples + [PaddingInputExample() for _ in range(missing)]
   own = [example for index, example in enumerate(padded)
@@ -1782,11 +2006,17 @@ def _write_predictions(args, suffix, examples, rows, label_list):
   else:
     header = ["value"]
     values = [[str(row[0])] for row in rows]
-  lines = [["index", "id"] + header + ["text_a", "text_b"]]
-  lines += [[str(index), example.guid] + row +
-            [table_helpers.one_line(text or "")
-             for text in (example.text_a, example.text_b)]
-            for index, (example, row) in enumerate(zip(examples, values))]
+  if _is_record_set(examples):
+    ids, texts = map(str, examples.ids), [[] for _ in examples.ids]
+  else:
+    header += ["text_a", "text_b"]
+    ids = [example.guid for example in examples]
+    texts = [[table_helpers.one_line(text or "")
+              for text in (example.text_a, example.text_b)]
+             for example in examples]
+  lines = [["index", "id"] + header]
+  lines += [[str(index), guid, *row, *text] for index, (guid, row, text)
+            in enumerate(zip(ids, values, texts))]
   path = os.path.join(args.output_dir, f"predictions{suffix}.tsv")
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
@@ -1795,5 +2025,5 @@ def _write_predictions(args, suffix, examples, rows, label_list):
 
 if __name__ == "__main__":
   init_classifier_flags()
-  script_helpers.run(main, ["vocab_file", "bert_config_file", "output_dir"],
-                     unless=OTHER_DATA_FLAGS)
+  script_helpers.run(main, ["bert_config_file", "output_dir"],
+                     required_where=REQUIRED_WHERE)

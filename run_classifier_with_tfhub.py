@@ -156,6 +156,10 @@ class HubModel(object):
     self._tokenizer = create_tokenizer_from_hub_module(self._path)
     return self._tokenizer
 
+  def vocab_size(self):
+    """Returns how many tokens the module knows."""
+    return len(self._tokenizer.vocab)
+
   def check_checkpoints(self, num_labels):
     """Refuses a module or checkpoint that doesn't fit (ValueError)."""
     args = self._args
@@ -198,5 +202,7 @@ def main(_):
 
 if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
-  script_helpers.run(main, ["bert_hub_module_handle", "output_dir"],
-                     unless=run_classifier.OTHER_DATA_FLAGS)
+  required = run_classifier.REQUIRED_WHERE
+  script_helpers.run(
+      main, ["bert_hub_module_handle", "output_dir"], required_where={
+          name: required[name] for name in ("data_dir", "task_name")})

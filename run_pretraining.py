@@ -14,14 +14,11 @@ Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT",
 section 3.1 and appendix A; Habana's BERT changes for devices and ranks.
 """
 
-import collections
 import itertools
 import os
-import zlib
 
 from absl import flags
 from absl import logging
-from google.protobuf import message
 import tensorflow as tf
 
 from demo import checkpoint_helpers
@@ -40,8 +37,7 @@ FLAGS = flags.FLAGS
 
 # With this many files for each rank some may get one more than others.
 _MANY_FILES_PER_RANK = 10
-# Of each file so many records are looked at before anything is done.
-_CHECKED_RECORDS = 100
+_MADE_BY = "create_pretraining_data.py"
 
 
 # What an evaluation gives; the first tells the best checkpoint by default.
@@ -309,7 +305,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
   def input_fn(params):
     """See the builder."""
     d = tf.data.Dataset.from_tensor_slices(
-        (files, [_compression(path) for path in files]))
+        (files, [record_helpers.compression(path) for path in files]))
     if is_training:
       # A run with a seed reads the same records in the same order.
       is_seeded = tf.compat.v1.get_seed(None)[0] is not None
@@ -361,12 +357,6 @@ def _own_files(files):
   return files, (size, rank)
 
 
-def _compression(path):
-  """How a record file is compressed, in TensorFlow's words."""
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    return "GZIP" if reader.read(3) == b"\x1f\x8b\x08" else ""
-
-
 def _decode_record(record, name_to_features):
   """Takes a record apart.
 
@@ -400,8 +390,8 @@ def main(_):
       modeling.get_assignment_map_from_checkpoint)
   if horovod_helpers.horovod_enabled():
     script_helpers.check_ranks_agree(FLAGS, {}, {
-        "What --input_file has to train on": _sizes(train_files),
-        "What there is to evaluate on": _sizes(eval_files)
+        "What --input_file has to train on": record_helpers.sizes(train_files),
+        "What there is to evaluate on": record_helpers.sizes(eval_files)
         if prediction_helpers.is_distributed(FLAGS) else ""})
 
   num_train_steps, num_warmup_steps = _training_steps(FLAGS)
@@ -430,7 +420,8 @@ def main(_):
       evaluation_helpers.evaluate_several(FLAGS, _SCORES, scorer)
       _evaluate(FLAGS, estimator, model_fn, eval_files)
   except tf.errors.DataLossError as error:
-    _name_damaged_file(_own_files(train_files)[0] + eval_files, error)
+    record_helpers.name_damaged_file(
+        _own_files(train_files)[0] + eval_files, error)
     raise
 
 
@@ -458,8 +449,12 @@ def _input_files(args, bert_config):
     ValueError: there is none, or one that other flags were used for.
   """
   flag = "eval_input_file" if args.eval_input_file else "input_file"
-  train_files = _find_files("input_file", args) if args.do_train else []
-  eval_files = _find_files(flag, args) if (
+
+  def find(name):
+    return record_helpers.find_files(name, getattr(args, name), _MADE_BY)
+
+  train_files = find("input_file") if args.do_train else []
+  eval_files = find(flag) if (
       args.do_eval and prediction_helpers.takes_part(args) or
       evaluation_helpers.is_wanted(args) and
       horovod_helpers.is_chief()) else []
@@ -470,22 +465,18 @@ def _input_files(args, bert_config):
   return train_files, eval_files
 
 
-def _find_files(flag, args):
-  """The files of a flag: names, patterns and folders, with commas between."""
-  value = getattr(args, flag)
-  found = []
-  for pattern in value.split(","):
-    if tf.io.gfile.isdir(pattern):
-      pattern = os.path.join(pattern, "*")
-    paths = [path for path in sorted(tf.io.gfile.glob(pattern))
-             if not tf.io.gfile.isdir(path)]
-    if not paths:
-      raise ValueError(
-          f"--{flag}={value}: there is no file {pattern}. Give the records of "
-          f"create_pretraining_data.py.")
-    found += paths
-  logging.info("--%s: %d file(s).", flag, len(found))
-  return found
+def _check_records(path, args, bert_config):
+  """Refuses a file without records, or with such as other flags make."""
+  record_helpers.check_records(
+      path, _record_features(args.max_seq_length, args.max_predictions_per_seq),
+      _MADE_BY,
+      lambda name: ("max_predictions_per_seq" if name.startswith("masked_lm_")
+                    else "max_seq_length"),
+      # What ids and positions have to be below.
+      {"input_ids": bert_config.vocab_size,
+       "masked_lm_ids": bert_config.vocab_size,
+       "segment_ids": bert_config.type_vocab_size,
+       "masked_lm_positions": args.max_seq_length, "next_sentence_labels": 2})
 
 
 def _check_share(files):
@@ -493,93 +484,12 @@ def _check_share(files):
   files, share = _own_files(files)
   if share:
     ranks, rank = share
-    if all(next(itertools.islice(_records(path), rank, None), None) is None
+    if all(next(itertools.islice(record_helpers.records(path), rank, None),
+                None) is None
            for path in files):
       raise ValueError(
           f"--input_file has less than {ranks} records in each file, too few "
           f"for {ranks} ranks. Start fewer ranks or make more records.")
-
-
-def _records(path):
-  """Yields the records (bytes) of a file."""
-  return tf.compat.v1.io.tf_record_iterator(
-      path, tf.io.TFRecordOptions(_compression(path)))
-
-
-def _check_records(path, args, bert_config):
-  """Refuses a file without records, or with such as other flags make.
-
-  Args:
-    path: string.
-    args: the parsed flags.
-    bert_config: BertConfig.
-
-  Raises:
-    ValueError: names what doesn't fit, and the flag.
-  """
-  expected = _record_features(args.max_seq_length, args.max_predictions_per_seq)
-  # What ids and positions have to be below.
-  bounds = {
-      "input_ids": bert_config.vocab_size,
-      "masked_lm_ids": bert_config.vocab_size,
-      "segment_ids": bert_config.type_vocab_size,
-      "masked_lm_positions": args.max_seq_length, "next_sentence_labels": 2}
-  found = None
-  try:
-    for found in itertools.islice(_records(path), _CHECKED_RECORDS):
-      features = tf.train.Example.FromString(found).features.feature
-      for name, feature in expected.items():
-        if name not in features:
-          raise ValueError(
-              f"{path}: its records have no {name} but "
-              f"{', '.join(sorted(features))}. Make them with "
-              f"create_pretraining_data.py.")
-        values = (features[name].float_list if feature.dtype == tf.float32
-                  else features[name].int64_list).value
-        _check_values(path, name, values, feature.shape[0], bounds.get(name))
-  except (tf.errors.DataLossError, message.DecodeError) as error:
-    raise ValueError(
-        f"{path} is no record file of create_pretraining_data.py, or damaged "
-        f"({error}).") from error
-  if found is None:
-    raise ValueError(f"{path} holds no whole record: it is empty, cut short or "
-                     f"something else.")
-
-
-def _check_values(path, name, values, length, bound):
-  """See `_check_records`; `bound` is None for what is no id."""
-  if len(values) != length:
-    flag = ("max_predictions_per_seq" if name.startswith("masked_lm_")
-            else "max_seq_length")
-    raise ValueError(
-        f"{path}: {name} of its records has {len(values)} values, --{flag} "
-        f"says {length}. Pass --{flag}={len(values)}, as the records were "
-        f"made, or make them anew.")
-  if bound is not None and not 0 <= min(values) <= max(values) < bound:
-    raise ValueError(
-        f"{path}: {name} of its records has {min(values)} to {max(values)}, "
-        f"the model takes 0 to {bound - 1}. Were they made with the vocabulary "
-        f"of --bert_config_file?")
-
-
-def _name_damaged_file(files, error):
-  """Raises ValueError with the file in which records can't be read, if any."""
-  for path in files:
-    try:
-      collections.deque(_records(path), maxlen=0)
-    except tf.errors.DataLossError:
-      raise ValueError(
-          f"{path} is damaged ({error.message.splitlines()[0]}). Make or copy "
-          f"it anew; the training then goes on from the last checkpoint."
-      ) from error
-
-
-def _sizes(files):
-  """Names and sizes of files in words, for a comparison between ranks."""
-  total = sum(tf.io.gfile.stat(path).length for path in files)
-  names = ",".join(os.path.basename(path) for path in files)
-  return (f"{len(files)} files, {total} bytes, names' checksum "
-          f"{zlib.crc32(names.encode()):08x}")
 
 
 def _build_model(bert_config, ids):

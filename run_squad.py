@@ -35,6 +35,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -106,6 +107,7 @@ def init_squad_flags():
   flag_helpers.define_evaluation_flags()
   flag_helpers.define_check_flags()
   flag_helpers.define_export_flags()
+  flag_helpers.define_record_flags()
   flags.DEFINE_bool(
       "do_eval", False,
       "Score predictions.json against the answers in --predict_file.")
@@ -722,14 +724,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
 
   Source: upstream symbol; see CHANGES.
   """
-  sequences = ("input_ids", "input_mask", "segment_ids")
-  scalars = ("unique_ids",)
-  if is_training:
-    scalars += ("start_positions", "end_positions")
-  name_to_features = {
-      **{name: tf.io.FixedLenFeature([seq_length], tf.int64)
-         for name in sequences},
-      **{name: tf.io.FixedLenFeature([], tf.int64) for name in scalars}}
+  name_to_features = _record_features(seq_length, is_training)
 
   def input_fn(params):
     """See the builder."""
@@ -738,6 +733,15 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
         drop_remainder)
 
   return input_fn
+
+
+def _record_features(seq_length, is_training):
+  """The features of a record: name -> tf.io.FixedLenFeature."""
+  scalars = ("unique_ids",)
+  if is_training:
+    scalars += ("start_positions", "end_positions")
+  return {**finetuning_helpers.sequence_features(seq_length),
+          **{name: tf.io.FixedLenFeature([], tf.int64) for name in scalars}}
 
 
 RawResult = collections.namedtuple(
@@ -1083,8 +1087,9 @@ def validate_flags_or_throw(bert_config):
 
   Source: upstream symbol; see CHANGES.
   """
-  tokenization.validate_case_matches_checkpoint(
-      FLAGS.do_lower_case, FLAGS.init_checkpoint)
+  if FLAGS.vocab_file:  # Otherwise no text is read.
+    tokenization.validate_case_matches_checkpoint(
+        FLAGS.do_lower_case, FLAGS.init_checkpoint)
   if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_predict and "
@@ -1092,16 +1097,15 @@ def validate_flags_or_throw(bert_config):
   for flag, file_flag in (("do_train", "train_file"),
                           ("do_predict", "predict_file"),
                           ("do_eval", "predict_file")):
-    if FLAGS[flag].value and not FLAGS[file_flag].value:
+    is_given = FLAGS[file_flag].value or (
+        flag == "do_train" and FLAGS.train_records)
+    if FLAGS[flag].value and not is_given:
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
   if not (FLAGS.do_train or FLAGS.do_predict):
     return  # No text is cut into windows.
   flag_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
-  if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
-    raise ValueError(
-        f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the text "
-        f"beside a question of --max_query_length={FLAGS.max_query_length} and "
-        f"3 marks: it has to be {FLAGS.max_query_length + 4} or more.")
+  if reads_text(FLAGS):
+    flag_helpers.check_room_for_text(FLAGS)
 
 
 def main(_):
@@ -1110,6 +1114,7 @@ def main(_):
   Source: upstream symbol; see CHANGES.
   """
   tf.compat.v1.enable_resource_variables()
+  _take_meta_data(FLAGS)
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
@@ -1118,9 +1123,11 @@ def main(_):
     flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
     validate_flags_or_throw(bert_config)
     _check_flags(FLAGS)
-    tokenizer = tokenization.FullTokenizer(
-        vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-    flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
+    tokenizer = None
+    if FLAGS.vocab_file:
+      tokenizer = tokenization.FullTokenizer(
+          vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+      flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
     is_scored = (evaluation_helpers.is_wanted(FLAGS) and
                  horovod_helpers.is_chief())
@@ -1130,20 +1137,21 @@ def main(_):
     if is_scored or (
         FLAGS.do_predict and prediction_helpers.takes_part(FLAGS)):
       predict_examples = _read_predict_examples(FLAGS)
+    records = _train_records(FLAGS, bert_config)
     if FLAGS.do_train or FLAGS.do_predict or is_scored:
       checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
           modeling.get_assignment_map_from_checkpoint)
     if horovod_helpers.horovod_enabled():
-      _check_ranks_agree(FLAGS)
+      _check_ranks_agree(FLAGS, records)
     scorer = None
     if is_scored:
       scorer = _scorer(FLAGS, bert_config, predict_examples, answers, pool,
                        tokenizer)
     if FLAGS.do_train:
       _train(FLAGS, bert_config, pool, evaluation_helpers.within_training(
-          FLAGS, _score_names(FLAGS), scorer))
+          FLAGS, _score_names(FLAGS), scorer), records)
     evaluation_helpers.evaluate_several(FLAGS, _score_names(FLAGS), scorer)
     if FLAGS.do_predict and predict_examples:
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
@@ -1151,19 +1159,64 @@ def main(_):
       _evaluate(FLAGS, answers)
 
 
-def _check_ranks_agree(args):
+def reads_text(args):
+  """Whether a step that the flags ask for, or none does, converts text."""
+  return bool(args.do_eval or not args.do_train or _converts_text(args))
+
+
+def _converts_text(args):
+  """Whether questions are to be cut into windows."""
+  return (args.do_predict or evaluation_helpers.is_wanted(args) or
+          args.do_train and not args.train_records)
+
+
+def _take_meta_data(args):
+  """Sets the flags of the conversion to how --train_records were made."""
+  if args.meta_data_file and not args.train_records:
+    raise ValueError(
+        f"--meta_data_file={args.meta_data_file} is of records, and there are "
+        f"none: pass --train_records.")
+  if args.meta_data_file:
+    must_agree = ("max_seq_length", "version_2_with_negative")
+    finetuning_helpers.take_flags(
+        args, finetuning_helpers.read_meta_data(
+            args.meta_data_file, ("bert_squad",)),
+        (*must_agree, "max_query_length", "doc_stride"), must_agree)
+
+
+def _train_records(args, bert_config):
+  """The RecordSet to train on; None where that is text."""
+  if not (args.do_train and args.train_records):
+    return None
+  length = args.max_seq_length
+  records = finetuning_helpers.RecordSet(
+      "train_records", args.train_records,
+      lambda stored: _record_features(length, is_training=True),
+      {"start_positions": length, "end_positions": length})
+  records.check_ids(bert_config.vocab_size)
+  return records
+
+
+def _check_ranks_agree(args, records):
   """Refuses a run whose ranks don't work on the same."""
-  files = {}
-  if args.do_train:
+  files, values = {}, {}
+  if records:
+    values["What --train_records has to train on"] = records.content()
+    files["--meta_data_file"] = args.meta_data_file
+  elif args.do_train:
     files["--train_file"] = args.train_file
   if args.do_predict and prediction_helpers.is_distributed(args):
     files["--predict_file"] = args.predict_file
-  script_helpers.check_ranks_agree(args, files, {})
+  script_helpers.check_ranks_agree(args, files, values)
 
 
 def _check_flags(args):
   """Refuses what can't work, beyond `validate_flags_or_throw`."""
   flag_helpers.check_training_flags(args)
+  if args.train_file and args.train_records:
+    raise ValueError(
+        f"--train_file={args.train_file} and "
+        f"--train_records={args.train_records}: pass the one to train on.")
   evaluation_helpers.check_flags(args, _score_names(args))
   if evaluation_helpers.is_wanted(args) and not args.predict_file:
     raise ValueError("Evaluating checkpoints needs --predict_file, a SQuAD "
@@ -1172,8 +1225,7 @@ def _check_flags(args):
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
         "--do_predict.")
-  if not (args.do_train or args.do_predict or
-          evaluation_helpers.is_wanted(args)):
+  if not _converts_text(args):
     return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
     if getattr(args, name) < 1:
@@ -1250,8 +1302,7 @@ def _worker_pool(args):
           args.vocab_file, args.do_lower_case, args.max_seq_length,
           args.doc_stride, args.max_query_length))
   num_workers = args.preprocess_workers or worker_helpers.default_workers()
-  needed = (args.do_train or args.do_predict or
-            evaluation_helpers.is_wanted(args))
+  needed = _converts_text(args)
   return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
 
 
@@ -1398,23 +1449,35 @@ def _make_estimator(args, bert_config, num_train_steps=None,
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
-def _train(args, bert_config, pool, evaluation):
-  """Converts this rank's part of the examples and trains."""
-  train_file = os.path.join(args.output_dir, "train.tf_record")
-  examples = read_squad_examples(
-      args.train_file, True, args.version_2_with_negative)
-  num_examples = len(examples)
-  if not examples:
-    raise ValueError(f"--train_file={args.train_file} has no question.")
+def _train(args, bert_config, pool, evaluation=None, records=None):
+  """Trains on ready records (RecordSet), or on those of --train_file."""
+  examples = None
+  if not records:
+    examples = read_squad_examples(
+        args.train_file, True, args.version_2_with_negative)
+    if not examples:
+      raise ValueError(f"--train_file={args.train_file} has no question.")
+  num_examples = len(records or examples)
   num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
       num_examples, args)
-  # The input_fn shuffles in a buffer of 100 only, and articles are longer.
-  random.Random(12345).shuffle(examples)
-  start, end = horovod_helpers.example_slice(num_examples)
+  input_fn = (records.input_fn(args, is_training=True) if records else
+              _convert_own_examples(args, pool, examples))
+  del examples
+  estimator_helpers.train(
+      args, _make_estimator(args, bert_config, num_train_steps,
+                            num_warmup_steps),
+      input_fn, num_examples, num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=670, evaluation=evaluation)
+
+
+def _convert_own_examples(args, pool, examples):
+  """Converts this rank's part of the examples; returns the input_fn."""
+  train_file = os.path.join(args.output_dir, "train.tf_record")
+  shuffle_examples(examples)
+  start, end = horovod_helpers.example_slice(len(examples))
   num_features, _ = _write_records(
       args, examples[start:end], True, pool,
       horovod_helpers.record_file(train_file), args.train_file)
-  del examples
   if not num_features:
     raise ValueError(
         f"--train_file={args.train_file} has no text to learn from"
@@ -1422,16 +1485,19 @@ def _train(args, bert_config, pool, evaluation):
            if horovod_helpers.horovod_enabled() else "."))
   horovod_helpers.barrier()
   logging.info("%d questions make %d windows.", end - start, num_features)
-  estimator_helpers.train(
-      args, _make_estimator(args, bert_config, num_train_steps,
-                            num_warmup_steps),
-      input_fn_builder(
-          input_file=horovod_helpers.server_record_files(train_file),
-          seq_length=args.max_seq_length,
-          is_training=True,
-          drop_remainder=True),
-      num_examples, num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=670, evaluation=evaluation)
+  return input_fn_builder(
+      input_file=horovod_helpers.server_record_files(train_file),
+      seq_length=args.max_seq_length,
+      is_training=True,
+      drop_remainder=True)
+
+
+def shuffle_examples(examples):
+  """Brings a list of examples into the order of training, the same always.
+
+  The input_fn shuffles in a buffer of 100 only, and articles are longer.
+  """
+  random.Random(12345).shuffle(examples)
 
 
 def _scorer(args, bert_config, examples, answers, pool, tokenizer):
@@ -1587,4 +1653,6 @@ def _read_results(args, name, answers, fits):
 
 if __name__ == "__main__":
   init_squad_flags()
-  script_helpers.run(main, ["vocab_file", "bert_config_file", "output_dir"])
+  script_helpers.run(main, ["bert_config_file", "output_dir"],
+                     required_where={
+                         "vocab_file": (reads_text, ("train_records",))})

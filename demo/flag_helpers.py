@@ -269,6 +269,20 @@ def define_export_flags():
       "<output_dir>/export by default.")
 
 
+def define_record_flags():
+  """Defines the flags of training on records that are made beforehand."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_string(
+      "train_records", None,
+      "Train on these record files of demo.create_finetuning_data instead of "
+      "text: names, patterns (*) or folders, with commas between them; dummy "
+      "makes synthetic records, to try the speed.")
+  flags.DEFINE_string(
+      "meta_data_file", None,
+      "How the records were made: the file of "
+      "demo.create_finetuning_data's --meta_data_file_path.")
+
+
 def check_input_files(args):
   """Refuses a config or vocabulary file that isn't there.
 
@@ -367,6 +381,22 @@ def check_max_seq_length(args, bert_config, smallest):
         f"--max_seq_length={args.max_seq_length}: this model takes {smallest} "
         f"to {bert_config.max_position_embeddings} tokens "
         f"(max_position_embeddings in {args.bert_config_file}).")
+
+
+def check_room_for_text(args):
+  """Refuses a length that a question alone may fill.
+
+  Args:
+    args: the parsed flags.
+
+  Raises:
+    ValueError: names the smallest length.
+  """
+  if args.max_seq_length <= args.max_query_length + 3:
+    raise ValueError(
+        f"--max_seq_length={args.max_seq_length} leaves no room for the text "
+        f"beside a question of --max_query_length={args.max_query_length} and "
+        f"3 marks: it has to be {args.max_query_length + 4} or more.")
 
 
 def check_vocabulary(args, vocab, bert_config):

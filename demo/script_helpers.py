@@ -50,11 +50,11 @@ _GOES_ON = "The same command goes on from the last checkpoint."
 NOTHING_FINISHED = "Files of an earlier run are as they were."
 
 # Flags that may differ between ranks: what lies there is compared instead.
-_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
+_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle|records)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
-def run(main, required_flags, after_stop=_GOES_ON, unless=None):
+def run(main, required_flags, after_stop=_GOES_ON, required_where=None):
   """Runs a script: parses flags, calls `main`, ends with an exit status.
 
   A wrong flag, a bad input file or a full disk ends with one line on stderr
@@ -66,17 +66,13 @@ def run(main, required_flags, after_stop=_GOES_ON, unless=None):
     required_flags: list of flag names without which the script can't start.
     after_stop: string, what an interrupted run leaves to its user;
       NOTHING_FINISHED where that is nothing.
-    unless: dict from a further flag that is required to the names of flags
-      any of which makes up for it.
+    required_where: dict from further names to (function of the parsed flags
+      that tells whether they are required, names of flags that make up for
+      them).
   """
   flags.mark_flags_as_required(required_flags)
-  for name, others in (unless or {}).items():
-    # Of validators of several flags absl shows one at a time.
-    flags.register_validator(
-        name, lambda value, others=others: value is not None or any(
-            flags.FLAGS[other].value is not None for other in others),
-        message=f"Flag --{name} must have a value other than None, or one of "
-        f"--{', --'.join(others)}.")
+  for name, (is_needed, others) in (required_where or {}).items():
+    _require_where(name, is_needed, others)
 
   def guarded_main(argv):
     _set_up_logging()
@@ -98,6 +94,15 @@ def run(main, required_flags, after_stop=_GOES_ON, unless=None):
       sys.stderr.flush()
 
   app.run(guarded_main)
+
+
+def _require_where(name, is_needed, others):
+  """Refuses a start without a flag, where it is needed."""
+  # Of validators of several flags absl shows one at a time.
+  flags.register_validator(
+      name, lambda value: value is not None or not is_needed(flags.FLAGS),
+      f"Flag --{name} must have a value other than None, or one of "
+      f"--{', --'.join(others)}.")
 
 
 def _explain(error, after_stop):

@@ -129,6 +129,42 @@ class TrainedTest:
     assert "the newest in --output_dir, is damaged" in run.stdout
 
 
+class RecordsTest:
+
+  def test_records_made_beforehand_train_the_same_model(
+      self, trained, tiny_model, sst2_dir, tmp_path):
+    """Made as Model Garden's document says."""
+    run = conftest.run_script(
+        "demo.create_finetuning_data", f"--input_data_dir={sst2_dir}/",
+        f"--vocab_file={tiny_model.vocab_file}",
+        f"--train_data_output_path={tmp_path}/new/SST-2_train.tf_record",
+        f"--eval_data_output_path={tmp_path}/new/SST-2_eval.tf_record",
+        f"--test_data_output_path={tmp_path}/new/SST-2_test.tf_record",
+        f"--meta_data_file_path={tmp_path}/new/SST-2_meta_data",
+        "--fine_tuning_task_type=classification", "--max_seq_length=32",
+        "--classification_task_name=SST-2")
+    assert run.returncode == 0, run.stdout
+    assert "SST-2_train.tf_record: 256 records." in run.stdout
+    run = conftest.run_script(
+        SCRIPT, f"--train_records={tmp_path}/new/*_train.tf_record",
+        f"--eval_records={tmp_path}/new/SST-2_eval.tf_record",
+        f"--predict_records={tmp_path}/new/SST-2_test.tf_record",
+        f"--meta_data_file={tmp_path}/new/SST-2_meta_data",
+        f"--output_dir={tmp_path}/out", "--do_train", "--do_eval",
+        "--do_predict", "--num_train_epochs=8", "--log_steps=20",
+        "--random_seed=5", "--detailed_results", *TRAINING,
+        *tiny_model.flags(vocab_file=None, max_seq_length=None))
+    assert run.returncode == 0, run.stdout
+    for name in ("eval_results.txt", "eval_metrics.json", "test_results.tsv"):
+      assert (tmp_path / "out" / name).read_text() == (
+          trained[0] / name).read_text(), name
+    assert conftest.events(tmp_path / "out")["loss"] == conftest.events(
+        trained[0])["loss"]
+    lines = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in lines[1:]] == [
+        [str(i), str(i)] for i in range(21)]
+
+
 class SeedTest:
 
   def run(self, tiny_model, sst2_dir, output_dir, seed):

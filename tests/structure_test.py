@@ -36,6 +36,9 @@ MAY_IMPORT = {
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/table_helpers.py": {"demo.script_helpers"},
     "demo/tfds_helpers.py": {"demo.table_helpers"},
+    "demo/finetuning_helpers.py": {
+        "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.record_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
@@ -86,9 +89,10 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoint_report", "demo.checkpoints", "demo.download",
-         "demo.export_hub", "demo.hf_checkpoints", "demo.launch",
-         "demo.quickstart", "demo.review_changes", "demo.review_differences",
+TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
+         "demo.create_finetuning_data", "demo.download", "demo.export_hub",
+         "demo.hf_checkpoints", "demo.launch", "demo.quickstart",
+         "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
          "demo.runs_report", "demo.train"}
