@@ -1015,6 +1015,8 @@ def _find_task(args):
   if task == "custom":
     _refuse_flags(args, ("tfds_dir",), "--task_name=custom")
     return "custom", lambda label_map: CustomProcessor(args, label_map)
+  if task is None:
+    raise ValueError("--task_name has to be given.")
   task, processor = find_processor(args.task_name)
   _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
                 f"--task_name={args.task_name}")

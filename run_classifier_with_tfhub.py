@@ -202,7 +202,7 @@ def main(_):
 
 if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
-  required = run_classifier.REQUIRED_WHERE
   script_helpers.run(
       main, ["bert_hub_module_handle", "output_dir"], required_where={
-          name: required[name] for name in ("data_dir", "task_name")})
+          name: run_classifier.REQUIRED_WHERE[name]
+          for name in ("data_dir", "task_name")})

@@ -74,8 +74,8 @@ class Experiment(collections.namedtuple(
   """
 
 
-# Rates and steps are those of the Model Garden's experiments of these names, the
-# batch is its squad_v1.yaml's.
+# Rates and steps are those of the Model Garden's experiments of these names,
+# the batch is its squad_v1.yaml's.
 EXPERIMENTS = {
     "bert/sentence_prediction": Experiment(
         "classifier", "run_classifier.py",

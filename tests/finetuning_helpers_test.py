@@ -50,7 +50,12 @@ def arguments(**values):
       "train_records": None, "eval_records": None, "predict_records": None,
       "meta_data_file": None, "task_name": None, "max_seq_length": LENGTH,
       "use_tpu": False, "distributed_predict": False,
-      "version_2_with_negative": False, "doc_stride": 128}.items():
+      "version_2_with_negative": False, "doc_stride": 128,
+      "eval_every_steps": 0, "output_dir": None, "data_dir": None,
+      "use_tfds": None, "tfds_dir": None, "train_file": None,
+      "dev_file": None, "test_file": None, "text_a": None, "text_b": None,
+      "label": None, "labels": None, "regression": False,
+      "has_header": "auto"}.items():
     (flags.DEFINE_bool if isinstance(value, bool) else
      flags.DEFINE_integer if isinstance(value, int) else
      flags.DEFINE_string)(name, value, "", flag_values=args)
@@ -224,9 +229,14 @@ class RecordSetTest:
 class MetaDataTest:
 
   def data(self, folder, meta_data=None, **values):
-    return run_classifier._find_data(arguments(
+    return self.found(arguments(
         **{"train_records": "x", "meta_data_file": meta_data_file(
             folder, **(meta_data or {})), **values}))
+
+  def found(self, args):
+    """(task, DataProcessor) of the flags."""
+    task, make_processor = run_classifier._find_data(args)
+    return task, make_processor(None)
 
   def test_tells_the_task(self, tmp_path):
     task, processor = self.data(
@@ -246,7 +256,7 @@ class MetaDataTest:
   def test_task_name_wins_where_it_fits(self, tmp_path):
     task, processor = self.data(tmp_path, task_name="MRPC")
     assert (task, processor.get_labels()) == ("mrpc", ["0", "1"])
-    task, processor = run_classifier._find_data(arguments(
+    task, processor = self.found(arguments(
         train_records="x", task_name="STS-B"))
     assert task == "stsb" and processor.is_regression
 
