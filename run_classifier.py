@@ -17,6 +17,7 @@ import collections
 import csv
 import json
 import os
+import tempfile
 import zlib
 
 from absl import flags
@@ -37,6 +38,7 @@ from demo import record_helpers
 from demo import script_helpers
 from demo import table_helpers
 from demo import tfds_helpers
+from demo import trial_helpers
 import modeling
 import optimization
 import tokenization
@@ -1675,6 +1677,10 @@ def run_task(args, make_model):
                        label_list)
   model_fn = model.model_fn(num_labels, num_train_steps, num_warmup_steps,
                             processor.is_regression)
+  if trial_helpers.is_wanted(args):
+    _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
+             tokenizer)
+    return
   estimator = estimator_helpers.make_estimator(
       args, model_fn, eval_batch_size=args.eval_batch_size)
   scorer = None
@@ -1692,6 +1698,33 @@ def run_task(args, make_model):
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
     _predict(args, estimator, task, test_sets, label_list, tokenizer)
+
+
+def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
+             tokenizer):
+  """What --validate_only and --compile_only do with the first rows."""
+  modes = tf.estimator.ModeKeys
+  parts = []
+  with tempfile.TemporaryDirectory() as folder:
+    for mode, examples, batch_size in (
+        (modes.TRAIN, train_examples, args.train_batch_size),
+        (modes.EVAL, dev_sets.get(""), args.eval_batch_size),
+        (modes.PREDICT, test_sets.get(""), args.predict_batch_size)):
+      is_training = mode == modes.TRAIN
+      if examples is None:
+        continue
+      if _is_record_set(examples):
+        input_fn = examples.input_fn(args, is_training)
+      else:
+        path = os.path.join(folder, f"{mode}.tf_record")
+        file_based_convert_examples_to_features(
+            examples[:trial_helpers.NUM_ROWS], label_list, args.max_seq_length,
+            tokenizer, path)
+        input_fn = file_based_input_fn_builder(
+            path, args.max_seq_length, is_training, is_training,
+            not label_list)
+      parts.append((mode, model_fn, input_fn, batch_size))
+    trial_helpers.try_out(args, parts)
 
 
 def _write_label_map(args, task, processor):
@@ -1752,6 +1785,7 @@ def _check_flags(args, task):
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")

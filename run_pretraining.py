@@ -30,6 +30,7 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import trial_helpers
 import modeling
 import optimization
 
@@ -400,6 +401,16 @@ def main(_):
       estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
       num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
       options=option_helpers.from_flags(FLAGS))
+  if trial_helpers.is_wanted(FLAGS):
+    modes = tf.estimator.ModeKeys
+    trial_helpers.try_out(FLAGS, [
+        (mode, model_fn, input_fn_builder(
+            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+            mode == modes.TRAIN), batch_size)
+        for mode, files, batch_size in (
+            (modes.TRAIN, train_files, FLAGS.train_batch_size),
+            (modes.EVAL, eval_files, FLAGS.eval_batch_size)) if files])
+    return
   estimator = estimator_helpers.make_estimator(
       FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.eval_batch_size)
@@ -430,6 +441,7 @@ def _check_flags(args, bert_config):
   if not (args.do_train or args.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval or both.")
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
   evaluation_helpers.check_flags(args, _SCORES)
   flag_helpers.check_bert_config(args.bert_config_file, bert_config)
   flag_helpers.check_max_seq_length(args, bert_config, smallest=5)

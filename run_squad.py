@@ -43,6 +43,7 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import trial_helpers
 from demo import worker_helpers
 import modeling
 import optimization
@@ -1145,6 +1146,9 @@ def main(_):
           modeling.get_assignment_map_from_checkpoint)
     if horovod_helpers.horovod_enabled():
       _check_ranks_agree(FLAGS, records)
+    if trial_helpers.is_wanted(FLAGS):
+      _try_out(FLAGS, bert_config, pool, records, predict_examples)
+      return
     scorer = None
     if is_scored:
       scorer = _scorer(FLAGS, bert_config, predict_examples, answers, pool,
@@ -1213,6 +1217,7 @@ def _check_ranks_agree(args, records):
 def _check_flags(args):
   """Refuses what can't work, beyond `validate_flags_or_throw`."""
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
   if args.train_file and args.train_records:
     raise ValueError(
         f"--train_file={args.train_file} and "
@@ -1449,14 +1454,44 @@ def _make_estimator(args, bert_config, num_train_steps=None,
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
+def _try_out(args, bert_config, pool, records, predict_examples):
+  """What --validate_only and --compile_only do with the first questions."""
+  modes = tf.estimator.ModeKeys
+  parts = []
+  with tempfile.TemporaryDirectory() as folder:
+    def add(mode, examples, batch_size, steps=(None, None)):
+      is_training = mode == modes.TRAIN
+      if isinstance(examples, list):
+        path = os.path.join(folder, f"{mode}.tf_record")
+        _convert(examples[:trial_helpers.NUM_ROWS], is_training, pool, path)
+        input_fn = input_fn_builder(
+            path, args.max_seq_length, is_training, is_training)
+      else:
+        input_fn = examples.input_fn(args, is_training)
+      parts.append((mode, _model_fn(args, bert_config, *steps), input_fn,
+                    batch_size))
+
+    if args.do_train:
+      examples = records or _read_train_examples(args)
+      add(modes.TRAIN, examples, args.train_batch_size,
+          estimator_helpers.training_steps(len(examples), args))
+    if predict_examples:
+      add(modes.PREDICT, predict_examples, args.predict_batch_size)
+    trial_helpers.try_out(args, parts)
+
+
+def _read_train_examples(args):
+  """The questions of --train_file."""
+  examples = read_squad_examples(
+      args.train_file, True, args.version_2_with_negative)
+  if not examples:
+    raise ValueError(f"--train_file={args.train_file} has no question.")
+  return examples
+
+
 def _train(args, bert_config, pool, evaluation=None, records=None):
   """Trains on ready records (RecordSet), or on those of --train_file."""
-  examples = None
-  if not records:
-    examples = read_squad_examples(
-        args.train_file, True, args.version_2_with_negative)
-    if not examples:
-      raise ValueError(f"--train_file={args.train_file} has no question.")
+  examples = None if records else _read_train_examples(args)
   num_examples = len(records or examples)
   num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
       num_examples, args)

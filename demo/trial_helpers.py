@@ -15,7 +15,10 @@ _MEGABYTE = 1024 * 1024
 
 
 def check_flags(args):
-  """Refuses both flags together (ValueError)."""
+  """Refuses both flags together, and on a TPU (ValueError)."""
+  if args.use_tpu and is_wanted(args):
+    raise ValueError("--validate_only and --compile_only work on CPUs and "
+                     "GPUs: leave --use_tpu out.")
   if args.validate_only and args.compile_only:
     raise ValueError("--compile_only does what --validate_only does, and more: "
                      "pass one of them.")
@@ -26,7 +29,7 @@ def is_wanted(args):
   return args.validate_only or args.compile_only
 
 
-def try_out(args, model_fn, input_fns, batch_sizes):
+def try_out(args, parts):
   """Builds the graphs of a run; with --compile_only runs a step of each.
 
   What a script has checked before that (flags, files, labels, checkpoint,
@@ -34,13 +37,12 @@ def try_out(args, model_fn, input_fns, batch_sizes):
 
   Args:
     args: the parsed flags.
-    model_fn: function of features, labels, mode and params.
-    input_fns: dict tf.estimator.ModeKeys -> function of params, the first
-      rows of the data.
-    batch_sizes: dict of the same keys -> int.
+    parts: list of (tf.estimator.ModeKeys, model_fn, input_fn, batch size):
+      function of features, labels, mode and params, function of params that
+      gives the first rows of the data, and int.
   """
-  for mode, input_fn in input_fns.items():
-    params = {"batch_size": batch_sizes[mode]}
+  for mode, model_fn, input_fn, batch_size in parts:
+    params = {"batch_size": batch_size}
     with tf.Graph().as_default():
       tf.compat.v1.set_random_seed(args.random_seed or 0)
       tf.compat.v1.train.get_or_create_global_step()
@@ -51,7 +53,7 @@ def try_out(args, model_fn, input_fns, batch_sizes):
       weights = sum(var.shape.num_elements()
                     for var in tf.compat.v1.trainable_variables())
       _say("%s: the graph is built, batch size %d, %.1f million parameters.",
-           mode, params["batch_size"], weights / 1e6)
+           mode, batch_size, weights / 1e6)
       if args.compile_only:
         _run_step(mode, iterator, fetches)
   _say("%s: the run can be made.",
