@@ -15,7 +15,7 @@ SCRIPTS_MAY_IMPORT = {
     "demo.checkpoint_helpers", "demo.estimator_helpers",
     "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
     "demo.record_helpers", "demo.script_helpers",
-    "demo.worker_helpers", "demo.metrics", "habana"}
+    "demo.window_helpers", "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/window_helpers.py": set(),
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
