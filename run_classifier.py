@@ -16,6 +16,7 @@ changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
 import collections
 import csv
 import json
+import math
 import os
 import tempfile
 import zlib
@@ -39,6 +40,7 @@ from demo import script_helpers
 from demo import table_helpers
 from demo import tfds_helpers
 from demo import trial_helpers
+from demo import window_helpers
 import modeling
 import optimization
 import tokenization
@@ -89,6 +91,27 @@ def init_classifier_flags():
       "write_submission", False,
       "With --do_predict: write the file that gluebenchmark.com takes, such as "
       "SST-2.tsv (--task_name=custom: submission.tsv).")
+  flags.DEFINE_string(
+      "class_weights", None,
+      "What an example of each label counts in the training: numbers in the "
+      "order of the labels (1,2.5), or balanced, by which rare labels count "
+      "more.")
+  flags.DEFINE_float(
+      "label_smoothing", 0.0,
+      "Share of each training example's target that is spread over all labels; "
+      "0.1 is usual.")
+  flags.DEFINE_integer(
+      "doc_stride", 0,
+      "Split texts longer than --max_seq_length into windows that start so "
+      "many tokens apart, and pool their logits. 0 cuts such texts.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "max_windows", 8,
+      "With --doc_stride: windows of a text at most; what follows is cut.",
+      lower_bound=1)
+  flags.DEFINE_enum(
+      "window_pooling", "mean", ["mean", "max"],
+      "With --doc_stride: how the logits of a text's windows become its own.")
 
 
 class InputExample(object):
@@ -1214,13 +1237,24 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
     return InputFeatures(zeros, list(zeros), list(zeros), label_id=0,
                          is_real_example=False)
 
-  tokens_a = tokenizer.tokenize(example.text_a)
-  tokens_b = tokenizer.tokenize(example.text_b) if example.text_b else []
+  tokens_a, tokens_b = _tokens(example, tokenizer)
   if tokens_b:
     _truncate_seq_pair(tokens_a, tokens_b, max_seq_length - 3)
   else:
     del tokens_a[max(max_seq_length - 2, 0):]
+  return _features(ex_index, example, label_list, max_seq_length, tokenizer,
+                   tokens_a, tokens_b)
 
+
+def _tokens(example, tokenizer):
+  """The tokens of an example's two texts; none of a text that it lacks."""
+  return (tokenizer.tokenize(example.text_a),
+          tokenizer.tokenize(example.text_b) if example.text_b else [])
+
+
+def _features(ex_index, example, label_list, max_seq_length, tokenizer,
+              tokens_a, tokens_b):
+  """`convert_single_example` of tokens that fit."""
   tokens = ["[CLS]"] + tokens_a + ["[SEP]"]
   segment_ids = [0] * len(tokens)
   if tokens_b:
@@ -1247,9 +1281,27 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
   return features
 
 
+def _windows_features(ex_index, example, label_list, max_seq_length, tokenizer,
+                      windows):
+  """`convert_single_example` of a text that isn't cut.
+
+  Returns:
+    (InputFeatures, num_left_out): the lists of the windows (S values each) one
+    after the other, and the number of tokens that are beyond the last window.
+  """
+  parts, num_left_out = window_helpers.split(
+      *_tokens(example, tokenizer), max_seq_length, windows)
+  found = [_features(ex_index, example, label_list, max_seq_length, tokenizer,
+                     *part) for part in parts]
+  return InputFeatures(
+      *([value for features in found for value in getattr(features, name)]
+        for name in ("input_ids", "input_mask", "segment_ids")),
+      found[0].label_id), num_left_out
+
+
 def file_based_convert_examples_to_features(
     examples, label_list, max_seq_length, tokenizer, output_file,
-    more_features=None):
+    windows=None, more_features=None):
   """Writes the features of examples to a record file.
 
   Each record is a tf.train.Example with int64 lists `input_ids`, `input_mask`
@@ -1262,20 +1314,38 @@ def file_based_convert_examples_to_features(
     max_seq_length: int, S.
     tokenizer: FullTokenizer.
     output_file: string; it appears when it is complete.
+    windows: window_helpers.Windows or None; with it a text has S values for
+      each of its windows.
     more_features: function of an example's number from 0 and the example that
       returns a dict name -> tf.train.Feature to add; None adds nothing.
 
   Source: upstream symbol; see CHANGES.
   """
+  name = os.path.basename(output_file)
+  num_windows, left_out = 0, []
   with script_helpers.finished_file(output_file) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:
       for ex_index, example in enumerate(script_helpers.progress_bar(
-          examples, desc=f"Writing {os.path.basename(output_file)}")):
-        feature = convert_single_example(
-            ex_index, example, label_list, max_seq_length, tokenizer)
+          examples, desc=f"Writing {name}")):
+        if windows is None:
+          feature = convert_single_example(
+              ex_index, example, label_list, max_seq_length, tokenizer)
+        else:
+          feature, num_left_out = _windows_features(
+              ex_index, example, label_list, max_seq_length, tokenizer, windows)
+          num_windows += len(feature.input_ids) // max_seq_length
+          left_out += [num_left_out] if num_left_out else []
         more = more_features(ex_index, example) if more_features else {}
         writer.write(
             _record(feature, not label_list, more).SerializeToString())
+  if windows is not None:
+    logging.info("%s: %d texts in %d windows.", name, len(examples),
+                 num_windows)
+  if left_out:
+    logging.warning(
+        "%s: %d of %d texts have more than --max_windows=%d windows; the %d "
+        "tokens after them are left out.", name, len(left_out), len(examples),
+        windows.max_windows, sum(left_out))
 
 
 def _record(feature, is_regression, more):
@@ -1296,7 +1366,8 @@ def _record(feature, is_regression, more):
 
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
-                                drop_remainder, is_regression=False):
+                                drop_remainder, is_regression=False,
+                                has_windows=False):
   """Makes the input_fn that reads record files; see `record_helpers.dataset`.
 
   Args:
@@ -1305,15 +1376,22 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
     is_regression: bool, labels are floats.
+    has_windows: bool, texts may be in several windows.
 
   Returns:
     Function of params (dict with "batch_size", B) that returns a tf.data
     Dataset of dicts of int32 tensors: input_ids, input_mask, segment_ids
-    [B, S], label_ids (float32 for regression) and is_real_example [B].
+    [B, S] (with windows [B, N, S], see `window_helpers.unfold`), label_ids
+    (float32 for regression) and is_real_example [B].
 
   Source: upstream symbol; see CHANGES.
   """
   name_to_features = _record_features(seq_length, is_regression)
+  if has_windows:  # As many as the text with the most of the batch has.
+    name_to_features.update(dict.fromkeys(
+        finetuning_helpers.sequence_features(seq_length),
+        tf.io.FixedLenSequenceFeature(
+            [seq_length], tf.int64, allow_missing=True)))
 
   def input_fn(params):
     """See the builder."""
@@ -1350,10 +1428,11 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 
   Args:
     bert_config: BertConfig.
-    is_training: bool, turns dropout on.
-    input_ids: int32 [B, S].
-    input_mask: int32 [B, S].
-    segment_ids: int32 [B, S].
+    is_training: bool, turns dropout on, and class weights and label smoothing
+      where the options have them.
+    input_ids: int32 [B, S], or [B, N, S] of texts in up to N windows.
+    input_mask: int32, as input_ids.
+    segment_ids: int32, as input_ids.
     labels: int32 [B], classes; float32 [B] for regression.
     num_labels: int, L.
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
@@ -1364,27 +1443,36 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
-    [B, L], [B, L].
+    [B, L], [B, L]. Class weights are in `loss` alone.
 
   Source: upstream symbol; see CHANGES.
   """
+  input_ids, input_mask, segment_ids, texts = window_helpers.unfold(
+      input_ids, input_mask, segment_ids)
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,
-                          dropout_before_logits, is_regression, options)
+                          dropout_before_logits, is_regression, options, texts)
 
 
 def add_output_layer(output_layer, is_training, labels, num_labels,
                      dropout_before_logits, is_regression,
-                     options=option_helpers.UPSTREAM):
+                     options=option_helpers.UPSTREAM, texts=None):
   """The part of `create_model` that follows the encoder, for any encoder.
 
+  The loss is the mean over the batch of -sum_k t_k log p_k, where t is 1 for
+  the label and 0 for the others; in training, label smoothing e makes it
+  t_k = (1 - e) [k is the label] + e / L (Szegedy et al. 2016, section 7), and
+  class weights make the mean a weighted one, sum_i w_i loss_i / sum_i w_i with
+  w_i the weight of the example's label.
+
   Args:
-    output_layer: float32 [B, W], the pooled output.
+    output_layer: float32 [B, W], the pooled output; [R, W] of R windows.
     is_training: see `create_model`, as the other arguments and what it returns.
+    texts: int32 [R] or None, the text of each window.
   """
   output_weights = tf.compat.v1.get_variable(
       "output_weights", [num_labels, output_layer.shape[-1]],
@@ -1398,6 +1486,8 @@ def add_output_layer(output_layer, is_training, labels, num_labels,
     logits = tf.nn.bias_add(
         tf.matmul(output_layer, output_weights, transpose_b=True),
         output_bias)  # [B, L]
+    if texts is not None:
+      logits = window_helpers.pool(logits, texts, options.window_pooling)
     if is_regression:
       probabilities = logits
       per_example_loss = tf.square(
@@ -1405,10 +1495,18 @@ def add_output_layer(output_layer, is_training, labels, num_labels,
     else:
       probabilities = tf.nn.softmax(logits, axis=-1)
       log_probs = tf.nn.log_softmax(logits, axis=-1)
-      one_hot_labels = tf.one_hot(labels, depth=num_labels)
-      per_example_loss = -tf.reduce_sum(
-          one_hot_labels * log_probs, axis=-1)  # [B]
-    loss = tf.reduce_mean(per_example_loss)
+      targets = tf.one_hot(labels, depth=num_labels)  # [B, L]
+      if is_training and options.label_smoothing:
+        targets = ((1.0 - options.label_smoothing) * targets +
+                   options.label_smoothing / num_labels)
+      per_example_loss = -tf.reduce_sum(targets * log_probs, axis=-1)  # [B]
+    if is_training and options.class_weights:
+      weights = tf.gather(tf.constant(options.class_weights), labels)  # [B]
+      # A batch of labels without weight has nothing to say.
+      loss = tf.math.divide_no_nan(
+          tf.reduce_sum(weights * per_example_loss), tf.reduce_sum(weights))
+    else:
+      loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
 
 
@@ -1628,7 +1726,7 @@ class CheckpointModel(object):
         modeling.get_assignment_map_from_checkpoint)
 
   def model_fn(self, num_labels, num_train_steps, num_warmup_steps,
-               is_regression):
+               is_regression, options):
     """Returns the model_fn; see `model_fn_builder`."""
     args = self._args
     return model_fn_builder(
@@ -1636,8 +1734,7 @@ class CheckpointModel(object):
         estimator_helpers.effective_learning_rate(args), num_train_steps,
         num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
         dropout_before_logits=args.dropout_before_logits,
-        is_regression=is_regression,
-        options=option_helpers.from_flags(args))
+        is_regression=is_regression, options=options)
 
 
 def run_task(args, make_model):
@@ -1663,9 +1760,12 @@ def run_task(args, make_model):
   evaluation_helpers.check_flags(args, score_names)
   for examples in (train_examples, *dev_sets.values(), *test_sets.values()):
     if _is_record_set(examples):
+      _check_record_flags(args, examples)
       examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
+  options = option_helpers.from_flags(args)._replace(
+      class_weights=_class_weights(args, label_list, train_examples))
   model.check_checkpoints(num_labels)
 
   num_train_steps = num_warmup_steps = None
@@ -1676,7 +1776,7 @@ def run_task(args, make_model):
     _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets,
                        label_list)
   model_fn = model.model_fn(num_labels, num_train_steps, num_warmup_steps,
-                            processor.is_regression)
+                            processor.is_regression, options)
   if trial_helpers.is_wanted(args):
     _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
              tokenizer)
@@ -1719,10 +1819,10 @@ def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
         path = os.path.join(folder, f"{mode}.tf_record")
         file_based_convert_examples_to_features(
             examples[:trial_helpers.NUM_ROWS], label_list, args.max_seq_length,
-            tokenizer, path)
+            tokenizer, path, window_helpers.from_flags(args))
         input_fn = file_based_input_fn_builder(
             path, args.max_seq_length, is_training, is_training,
-            not label_list)
+            not label_list, bool(args.doc_stride))
       parts.append((mode, model_fn, input_fn, batch_size))
     trial_helpers.try_out(args, parts)
 
@@ -1796,6 +1896,76 @@ def _check_flags(args, task):
     if task not in _SUBMISSIONS:
       raise ValueError(f"--write_submission: GLUE has no task "
                        f"{args.task_name}.")
+  if not 0 <= args.label_smoothing < 1:
+    raise ValueError(f"--label_smoothing={args.label_smoothing} has to be 0 or "
+                     f"more and below 1.")
+  if args.doc_stride and args.use_tpu:
+    raise ValueError(
+        "--doc_stride makes batches of any number of windows, a TPU wants all "
+        "to be alike: leave out --doc_stride or --use_tpu.")
+
+
+def _check_record_flags(args, records):
+  """Refuses what ready records (RecordSet) can't give."""
+  if args.class_weights and "weight" in records.columns:
+    raise ValueError(
+        f"--class_weights={args.class_weights}: the records have weights of "
+        f"their own. Leave it out.")
+  if args.doc_stride:
+    raise ValueError(
+        f"--doc_stride={args.doc_stride} splits texts, and ready records are "
+        f"cut already: leave it out, or give the text.")
+
+
+def _class_weights(args, label_list, train_examples):
+  """What --class_weights says.
+
+  "balanced" is scikit-learn's: examples / (labels * examples of the label).
+
+  Args:
+    args: the parsed flags.
+    label_list: list of string, empty for a regression task.
+    train_examples: list of InputExample, None without a training.
+
+  Returns:
+    Tuple of float in the order of the labels, or None.
+
+  Raises:
+    ValueError: they don't fit the task.
+  """
+  flag = f"--class_weights={args.class_weights}"
+  if not label_list:
+    for name, value in (("class_weights", args.class_weights),
+                        ("label_smoothing", args.label_smoothing)):
+      if value:
+        raise ValueError(f"--{name}={value}: a regression task has no classes; "
+                         f"leave it out.")
+  if args.class_weights is None:
+    return None
+  if args.class_weights == "balanced":
+    if train_examples is None:
+      return None
+    counts = collections.Counter(
+        (label_list[number] for number in train_examples.columns["label_ids"])
+        if _is_record_set(train_examples) else
+        (example.label for example in train_examples))
+    missing = [label for label in label_list if not counts[label]]
+    if missing:
+      raise ValueError(f"{flag}: no training example has label {missing[0]!r}. "
+                       f"Give numbers instead.")
+    return tuple(len(train_examples) / (len(label_list) * counts[label])
+                 for label in label_list)
+  try:
+    weights = tuple(float(number) for number in args.class_weights.split(","))
+  except ValueError:
+    weights = ()
+  if (len(weights) != len(label_list) or not any(weights) or
+      not all(0 <= weight < math.inf for weight in weights)):
+    raise ValueError(
+        f"{flag}: expected balanced or {len(label_list)} numbers, 0 or more "
+        f"and not all 0, with commas between: those of labels "
+        f"{', '.join(label_list)}.")
+  return weights
 
 
 def _read_examples(args, task, processor):
@@ -1835,6 +2005,11 @@ def _read_examples(args, task, processor):
   for examples in [train_examples or []] + list(dev_sets.values()):
     if not _is_record_set(examples):
       check_labels(examples, processor.get_labels())
+  if args.doc_stride:
+    window_helpers.check_stride(args, has_pairs=any(
+        example.text_b for examples in (
+            train_examples or [], *dev_sets.values(), *test_sets.values())
+        for example in examples))
   return train_examples, dev_sets, test_sets
 
 
@@ -1868,14 +2043,15 @@ def _train_input_fn(args, train_examples, label_list, tokenizer):
   start, end = horovod_helpers.example_slice(len(train_examples))
   file_based_convert_examples_to_features(
       train_examples[start:end], label_list, args.max_seq_length, tokenizer,
-      horovod_helpers.record_file(train_file))
+      horovod_helpers.record_file(train_file), window_helpers.from_flags(args))
   horovod_helpers.barrier()
   return file_based_input_fn_builder(
       input_file=horovod_helpers.server_record_files(train_file),
       seq_length=args.max_seq_length,
       is_training=True,
       drop_remainder=True,
-      is_regression=not label_list)
+      is_regression=not label_list,
+      has_windows=bool(args.doc_stride))
 
 
 def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
@@ -1906,13 +2082,15 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
   record_file = (
       path if is_alone else prediction_helpers.record_file(args, path))
   file_based_convert_examples_to_features(
-      own, label_list, args.max_seq_length, tokenizer, record_file)
+      own, label_list, args.max_seq_length, tokenizer, record_file,
+      window_helpers.from_flags(args))
   return file_based_input_fn_builder(
       input_file=record_file,
       seq_length=args.max_seq_length,
       is_training=False,
       drop_remainder=args.use_tpu,
-      is_regression=not label_list)
+      is_regression=not label_list,
+      has_windows=bool(args.doc_stride))
 
 
 def _scorer(args, model_fn, task, dev_sets, label_list, tokenizer):

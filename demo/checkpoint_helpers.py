@@ -142,6 +142,21 @@ def step_of(path):
     return 0
 
 
+def saved_steps(output_dir):
+  """The checkpoints that are kept, the oldest first.
+
+  Args:
+    output_dir: string.
+
+  Returns:
+    List of (global step, prefix).
+  """
+  state = tf.train.get_checkpoint_state(output_dir)
+  paths = state.all_model_checkpoint_paths if state else []
+  return [(int(path.rsplit("-", 1)[1]), path) for path in paths
+          if tf.io.gfile.exists(path + ".index")]
+
+
 def _read_through(path, what):
   """Reads every value of a checkpoint; returns dict name -> shape (list)."""
   reader = open_checkpoint(path, what)

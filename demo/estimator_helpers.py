@@ -3,6 +3,7 @@
 
 import collections
 import json
+import math
 import os
 import signal
 import tempfile
@@ -176,6 +177,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
 
   Raises:
     script_helpers.Stopped: SIGTERM or SIGUSR1 came; a checkpoint is saved.
+    script_helpers.AgreedError: the loss went above --loss_upper_bound.
   """
   total_batch_size = args.train_batch_size * horovod_helpers.hvd_size()
   logging.info("***** Running training *****")
@@ -213,6 +215,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   hooks = [perf_hook, *horovod_helpers.broadcast_hooks()]
   hooks += horovod_helpers.synapse_hooks(first_synapse_step)
   listeners = []
+  hooks += _loss_bound_hooks(args, listeners)
   if horovod_helpers.is_chief():
     if args.profile_steps:
       hooks.append(perf_helpers.ProfilerHook(
@@ -294,6 +297,78 @@ class _StopTogetherHook(tf.estimator.SessionRunHook):
     if run_values.results:
       self.signal = int(run_values.results)
       run_context.request_stop()
+
+
+def _loss_bound_hooks(args, listeners):
+  """The hook of --loss_upper_bound, in a list; it gets its listener."""
+  if args.loss_upper_bound is None:
+    return []
+  hook = _LossBoundHook(args.loss_upper_bound, args.output_dir)
+  if horovod_helpers.is_chief():  # The others save none.
+    listeners.append(_LossBoundListener(hook))
+  return [hook]
+
+
+class _LossBoundHook(tf.estimator.SessionRunHook):
+  """Ends a training on all ranks when the loss of one goes above a bound."""
+
+  def __init__(self, bound, output_dir):
+    """Takes the bound (float) and the folder of the checkpoints."""
+    self._bound = bound
+    self._output_dir = output_dir
+
+  def begin(self):
+    loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
+    # A scope of its own, see `horovod_helpers.max_of_ranks`.
+    with tf.name_scope("loss_bound"), tf.device("CPU:0"):
+      loss = horovod_helpers.max_of_ranks(
+          tf.where(tf.math.is_nan(loss), math.inf, tf.cast(loss, tf.float32)))
+      # Checkpoints are saved before this hook is given what it fetches.
+      self._last = tf.compat.v1.get_local_variable(
+          "last_loss", [], initializer=tf.zeros_initializer())
+      self._update = self._last.assign(loss)
+    self._global_step = tf.compat.v1.train.get_global_step()
+
+  def before_run(self, run_context):
+    return tf.estimator.SessionRunArgs(self._update)
+
+  def after_run(self, run_context, run_values):
+    self.check(run_context.session, run_values.results)
+
+  def check(self, session, loss=None):
+    """Raises AgreedError if the last loss (float32) is above the bound."""
+    loss = session.run(self._last) if loss is None else loss
+    if loss <= self._bound:
+      return
+    step = int(session.run(self._global_step))
+    words = f"is {loss:g}" if np.isfinite(loss) else "became infinite or NaN"
+    raise script_helpers.AgreedError(
+        f"the loss {words} at step {step}, --loss_upper_bound={self._bound:g}: "
+        f"try a smaller --learning_rate or a longer warm-up. "
+        f"{self._what_is_left(step)}")
+
+  def _what_is_left(self, step):
+    """Which checkpoint is good, in words; that of `step` - 1 gave the loss."""
+    saved = checkpoint_helpers.saved_steps(self._output_dir)
+    good = [path for saved_step, path in saved if saved_step < step - 1]
+    found = (f"The last good checkpoint is kept: {good[-1]}." if good else
+             f"No good checkpoint is kept in {self._output_dir}.")
+    if saved and saved[-1][0] == step - 1:
+      found += (f" {os.path.basename(saved[-1][1])} has the weights of this "
+                f"loss, so start anew, with another --output_dir"
+                f"{' and the good one as --init_checkpoint' if good else ''}.")
+    return found
+
+
+class _LossBoundListener(tf.estimator.CheckpointSaverListener):
+  """Keeps a checkpoint from being saved after the step that ends the run."""
+
+  def __init__(self, hook):
+    """`hook`: _LossBoundHook of the same training."""
+    self._hook = hook
+
+  def before_save(self, session, global_step_value):
+    self._hook.check(session)
 
 
 class _FirstCheckpointListener(tf.estimator.CheckpointSaverListener):

@@ -316,7 +316,7 @@ def check_training_flags(args):
         "max_eval_steps", "max_predictions_per_seq"),
        lambda value: value >= 1, "1 or more"),
       (("num_warmup_steps",), lambda value: value >= 0, "0 or more"),
-      (("learning_rate", "num_train_epochs"),
+      (("learning_rate", "num_train_epochs", "loss_upper_bound"),
        lambda value: 0 < value < math.inf, "above 0"),
       (("warmup_proportion",), lambda value: 0 <= value <= 1, "0 to 1")):
     for name in names:
@@ -377,10 +377,12 @@ def check_max_seq_length(args, bert_config, smallest):
     ValueError: names the lengths that fit.
   """
   if not smallest <= args.max_seq_length <= bert_config.max_position_embeddings:
+    way_out = " Longer texts go into windows: --doc_stride." if hasattr(
+        args, "doc_stride") else ""
     raise ValueError(
         f"--max_seq_length={args.max_seq_length}: this model takes {smallest} "
         f"to {bert_config.max_position_embeddings} tokens "
-        f"(max_position_embeddings in {args.bert_config_file}).")
+        f"(max_position_embeddings in {args.bert_config_file}).{way_out}")
 
 
 def check_room_for_text(args):

@@ -127,6 +127,8 @@ def _explain(error, after_stop):
     return 128 + error.signal, str(error) if is_chief else None
   if isinstance(error, horovod_helpers.OtherRankError):
     return 1, None
+  if isinstance(error, AgreedError):
+    return 1, f"error: {error}" if is_chief else None
   if isinstance(error, BrokenPipeError):  # Who read it has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE, None
@@ -172,6 +174,10 @@ class Stopped(BaseException):
         message or f"ended by {signal.Signals(number).name}.")
     self.signal = number
     self.is_agreed = message is not None
+
+
+class AgreedError(Exception):
+  """What a user can cause, raised on all ranks at once; rank 0 says it."""
 
 
 class _Stop(object):

@@ -274,6 +274,40 @@ class TasksTest:
     assert all(len(row.split("\t")) == columns for row in rows)
 
 
+class LongTextTest:
+
+  @pytest.fixture(scope="class")
+  def data_dir(self, tmp_path_factory):
+    """An SST-2 folder whose texts decide with their 7th word or a later one."""
+    folder = tmp_path_factory.mktemp("long")
+    rng = np.random.RandomState(1)
+    for name, count in (("train", 256), ("dev", 48), ("test", 10)):
+      lines = ["sentence\tlabel"]
+      for i in range(count):
+        start = rng.choice(conftest.WORDS[:12], rng.randint(6, 10))
+        lines.append(f"{' '.join(start)} {('bad', 'good')[i % 2]}\t{i % 2}")
+      (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+  @pytest.mark.parametrize("flags, least, most", [
+      (["--doc_stride=5", "--window_pooling=max", "--label_smoothing=0.1",
+        "--class_weights=balanced"], 0.9, 1.0),
+      ([], 0.25, 0.75)])
+  def test_end_of_a_text_counts_with_windows_alone(
+      self, flags, least, most, data_dir, tiny_model, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={data_dir}", "--do_train",
+        "--do_eval", "--do_predict", "--num_train_epochs=14",
+        "--random_seed=1", f"--output_dir={tmp_path}", *TRAINING, *flags,
+        *tiny_model.flags(max_seq_length=8))
+    assert run.returncode == 0, run.stdout
+    found = eval_results(tmp_path)
+    assert found["global_step"] == "224"  # Texts are counted, not windows.
+    assert least <= float(found["eval_accuracy"]) <= most
+    rows = (tmp_path / "test_results.tsv").read_text().splitlines()
+    assert len(rows) == 10
+
+
 def cut_short(path, folder):
   """A copy of a checkpoint whose data lack their second half."""
   for source in pathlib.Path(path).parent.glob("bert_model.ckpt.*"):
@@ -379,10 +413,13 @@ def bad_input_cases():
       "nothing to do": (flag(do_train="false"), "Nothing to do"),
       "batch larger than the data": (flag(train_batch_size=1000),
                                      "make less than one step"),
+      "bound that is no number": (flag(loss_upper_bound="nan"),
+                                  "--loss_upper_bound=nan has to be above 0"),
       "rate of zero": (flag(learning_rate=0), "--learning_rate=0.0 has to be"),
       "long warm-up": (flag(warmup_proportion=2), "has to be 0 to 1"),
       "all dropped": (flag(dropout_before_logits=1), "has to be below 1"),
       "batch of zero": (flag(eval_batch_size=0), "--eval_batch_size=0"),
+      "gaps between windows": (flag(doc_stride=31), "--doc_stride=31 would"),
   }
 
 

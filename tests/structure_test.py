@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "demo/finetuning_helpers.py": {
         "demo.horovod_helpers", "demo.prediction_helpers",
         "demo.record_helpers"},
+    "demo/window_helpers.py": set(),
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
