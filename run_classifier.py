@@ -16,7 +16,9 @@ changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
 import collections
 import csv
 import json
+import math
 import os
+import tempfile
 import zlib
 
 from absl import flags
@@ -26,6 +28,8 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
+from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -33,6 +37,10 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import table_helpers
+from demo import tfds_helpers
+from demo import trial_helpers
+from demo import window_helpers
 from demo import xla_helpers
 import modeling
 import optimization
@@ -48,7 +56,7 @@ def init_classifier_flags():
   flags.DEFINE_string(
       "task_name", None,
       "Task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, AX or XNLI, "
-      "in any case, with or without the hyphen.")
+      "in any case, with or without the hyphen; custom for files of your own.")
   flag_helpers.define_model_flags(max_seq_length=128)
   flag_helpers.define_text_flags()
   flag_helpers.define_training_flags()
@@ -65,6 +73,12 @@ def init_classifier_flags():
   flag_helpers.define_evaluation_flags()
   flag_helpers.define_check_flags()
   flag_helpers.define_export_flags()
+  flag_helpers.define_table_flags()
+  flag_helpers.define_record_flags()
+  for step, flag in (("evaluate on", "eval_records"),
+                     ("predict", "predict_records")):
+    flags.DEFINE_string(
+        flag, None, f"Record files to {step}, as --train_records.")
   flags.DEFINE_float(
       "dropout_before_logits", 0.1,
       "Dropout rate between the pooled output and the output layer.",
@@ -73,7 +87,32 @@ def init_classifier_flags():
       "detailed_results", False,
       "Beside upstream's result files write eval_metrics.json (all scores of "
       "the task, a report per class, the confusion matrix) and "
-      "predictions.tsv (id, label and probabilities of each row).")
+      "predictions.tsv (id, label, probabilities and texts of each row).")
+  flags.DEFINE_bool(
+      "write_submission", False,
+      "With --do_predict: write the file that gluebenchmark.com takes, such as "
+      "SST-2.tsv (--task_name=custom: submission.tsv).")
+  flags.DEFINE_string(
+      "class_weights", None,
+      "What an example of each label counts in the training: numbers in the "
+      "order of the labels (1,2.5), or balanced, by which rare labels count "
+      "more.")
+  flags.DEFINE_float(
+      "label_smoothing", 0.0,
+      "Share of each training example's target that is spread over all labels; "
+      "0.1 is usual.")
+  flags.DEFINE_integer(
+      "doc_stride", 0,
+      "Split texts longer than --max_seq_length into windows that start so "
+      "many tokens apart, and pool their logits. 0 cuts such texts.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "max_windows", 8,
+      "With --doc_stride: windows of a text at most; what follows is cut.",
+      lower_bound=1)
+  flags.DEFINE_enum(
+      "window_pooling", "mean", ["mean", "max"],
+      "With --doc_stride: how the logits of a text's windows become its own.")
 
 
 class InputExample(object):
@@ -203,26 +242,14 @@ class DataProcessor(object):
           f"{input_file} does not exist: --data_dir has to be the folder of "
           f"the task's .tsv files, as GLUE ships them.")
     with tf.io.gfile.GFile(input_file, "rb") as reader:
-      rows = csv.reader(_decoded_lines(reader, input_file), delimiter="\t",
-                        quotechar=quotechar)
+      rows = csv.reader(table_helpers.decoded_lines(reader, input_file),
+                        delimiter="\t", quotechar=quotechar)
       try:
         return TsvRows(rows, input_file)
       except csv.Error as error:
         raise ValueError(
             f"{input_file}:{rows.line_num}: not a line of tab-separated "
             f"values ({error}).") from error
-
-
-def _decoded_lines(reader, path):
-  """The lines of a binary file as str, a wrong byte named by its place."""
-  for number, line in enumerate(reader, 1):
-    try:
-      yield line.decode("utf-8")
-    except UnicodeDecodeError as error:
-      raise ValueError(
-          f"{path}:{number}: not UTF-8: byte 0x{line[error.start]:02x} at "
-          f"column {error.start + 1}. Convert the file, for example with "
-          f"iconv -f LATIN1 -t UTF-8.") from None
 
 
 def _columns(lines, index, *numbers):
@@ -508,6 +535,110 @@ class AxProcessor(GlueProcessor):
   labels = ("contradiction", "entailment", "neutral")
 
 
+class RecordProcessor(DataProcessor):
+  """Sets in record files that flags name; other sets are text of a task.
+
+  Not in upstream. Where flags name record files, a set is a RecordSet of
+  demo.finetuning_helpers instead of a list of InputExample.
+
+  Attributes:
+    text: DataProcessor of the other sets, or None.
+  """
+
+  def __init__(self, args, processor, labels, is_regression,
+               has_sample_weights):
+    """Takes how the records were made.
+
+    Args:
+      args: the parsed flags.
+      processor: DataProcessor of the sets that are text, or None.
+      labels: list of label names.
+      is_regression: bool.
+      has_sample_weights: bool, the records have to have weights.
+    """
+    self._args, self.text = args, processor
+    self._labels, self.is_regression = labels, is_regression
+    self._has_sample_weights = has_sample_weights
+
+  def get_train_examples(self, data_dir):
+    """See base class."""
+    return self._records("train_records") or self.text.get_train_examples(
+        data_dir)
+
+  def get_dev_examples(self, data_dir):
+    """See base class."""
+    return self._records("eval_records") or self.text.get_dev_examples(
+        data_dir)
+
+  def get_test_examples(self, data_dir):
+    """See base class."""
+    return self._records("predict_records") or self.text.get_test_examples(
+        data_dir)
+
+  def get_labels(self):
+    """See base class."""
+    return list(self._labels)
+
+  def label_map(self):
+    """See `CustomProcessor.label_map`."""
+    return {"kind": "regression" if self.is_regression else "classification",
+            "labels": self.get_labels(),
+            "columns": {"text_a": None, "text_b": None, "label": None}}
+
+  def _records(self, flag):
+    """The RecordSet of a flag; None where it is not set."""
+    value = getattr(self._args, flag)
+    return value and finetuning_helpers.RecordSet(
+        flag, value, self._features_of,
+        {} if self.is_regression else {"label_ids": len(self._labels)},
+        floats=("label_ids",) if self.is_regression else ())
+
+  def _features_of(self, stored):
+    """What is read of a record; see RecordSet."""
+    # Model Garden's numbers may be whole ones.
+    is_float = self.is_regression and stored.get("label_ids") != "int64_list"
+    features = _record_features(self._args.max_seq_length, is_float)
+    if "weight" in stored or (stored and self._has_sample_weights):
+      features["weight"] = tf.io.FixedLenFeature([], tf.float32)
+    return features
+
+
+# Which records may take the place of a step's text.
+_RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
+                     "do_predict": "predict_records"}
+
+
+def reads_text(args):
+  """Whether a step that the flags ask for, or none does, reads text."""
+  asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
+  if args.do_train and args.eval_every_steps:
+    asked.append("do_eval")
+  return not asked or any(
+      getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
+
+
+_TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
+
+
+def _needs_data_dir(args):
+  """Whether text is read from the folder of a task."""
+  return reads_text(args) and not any(
+      getattr(args, flag) for flag in _TEXT_FLAGS)
+
+
+def _needs_task(args):
+  """Whether there is nothing but --task_name to tell the task by."""
+  return args.use_tfds is None and (
+      args.meta_data_file is None or reads_text(args))
+
+
+# Flags that upstream requires: when they still are, and what else will do.
+REQUIRED_WHERE = {
+    "data_dir": (_needs_data_dir, _TEXT_FLAGS + ("train_records",)),
+    "task_name": (_needs_task, ("use_tfds", "meta_data_file")),
+    "vocab_file": (reads_text, ("train_records",))}
+
+
 PROCESSORS = {
     "cola": ColaProcessor,
     "mnli": MnliProcessor,
@@ -523,11 +654,441 @@ PROCESSORS = {
 }
 
 
-def find_processor(task_name):
+# Task -> GLUE's name for the file of its test set.
+_SUBMISSIONS = {
+    "cola": "CoLA.tsv", "sst2": "SST-2.tsv", "mrpc": "MRPC.tsv",
+    "stsb": "STS-B.tsv", "qqp": "QQP.tsv", "mnli": "MNLI-m.tsv",
+    "mnli_mismatched": "MNLI-mm.tsv", "qnli": "QNLI.tsv", "rte": "RTE.tsv",
+    "wnli": "WNLI.tsv", "ax": "AX.tsv", "custom": "submission.tsv"}
+
+# Beside the checkpoints: what the outputs of a model mean.
+_LABEL_MAP = "label_map.json"
+
+# Classes of GLUE's data sets in TFDS that GLUE's own files write as digits.
+_GLUE_DIGITS = {
+    "unacceptable": "0", "acceptable": "1", "negative": "0", "positive": "1",
+    "not_equivalent": "0", "equivalent": "1", "not_duplicate": "0",
+    "duplicate": "1", "not_entailment": "0", "entailment": "1"}
+
+
+_TABLE_FLAGS = ("train_file", "dev_file", "test_file", "text_a", "text_b",
+                "label", "labels", "regression", "has_header")
+
+
+class CustomProcessor(DataProcessor):
+  """A task of someone's own files. Not in upstream.
+
+  Attributes:
+    columns: dict, which columns hold texts and label, see
+      `table_helpers.choose_columns`; None before a set was read.
+  """
+
+  def __init__(self, args, label_map=None):
+    """Takes the flags.
+
+    Args:
+      args: the parsed flags (train_file, dev_file, test_file and those of the
+        columns and labels).
+      label_map: dict, that of the model that goes on or is evaluated, see
+        `read_label_map`.
+
+    Raises:
+      ValueError: flags contradict each other or the label map.
+    """
+    self.columns = None
+    self._args = args
+    self._files = {"train": args.train_file, "dev": args.dev_file,
+                   "test": args.test_file}
+    self.is_regression = args.regression
+    self._labels = args.labels
+    if args.labels is not None:
+      _check_label_list(args)
+    self._given = {"text_a": args.text_a, "text_b": args.text_b,
+                   "label": args.label}
+    if label_map is not None:
+      self._take(label_map)
+
+  def _take(self, label_map):
+    """Goes by what the model was trained with, where no flag says it."""
+    args = self._args
+    where = os.path.join(args.output_dir, _LABEL_MAP)
+    is_regression = label_map["kind"] == "regression"
+    if args.regression and not is_regression:
+      raise ValueError(f"--regression: {where} says that the model was trained "
+                       f"to classify.")
+    if args.labels is not None and args.labels != label_map["labels"]:
+      raise ValueError(
+          f"--labels={','.join(args.labels)}: the model was trained with "
+          f"{','.join(label_map['labels']) or 'numbers'}, says {where}. Leave "
+          f"--labels out.")
+    self.is_regression = is_regression
+    self._labels = label_map["labels"]
+    columns = label_map["columns"]
+    if args.text_a is None and args.text_b is None:
+      self._given.update(text_a=columns["text_a"], text_b=columns["text_b"])
+    if args.label is None:
+      self._given.update(label=columns["label"])
+    logging.info("Labels: %s (%s).",
+                 ", ".join(self._labels) or "numbers", where)
+
+  def get_train_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    examples = self._examples("train")
+    if not self.is_regression and self._labels is None:
+      self._labels = _found_labels(examples)
+    return examples
+
+  def get_dev_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    return self._examples("dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    return self._examples("test")
+
+  def get_labels(self):
+    """See base class."""
+    if self._labels is None and not self.is_regression:
+      if not self._has_train():
+        raise ValueError(
+            f"Which labels are there? --output_dir={self._args.output_dir} has "
+            f"no {_LABEL_MAP}: pass --labels, or the --train_file.")
+      self.get_train_examples(None)
+    return list(self._labels or [])
+
+  def _has_train(self):
+    return self._files["train"] is not None
+
+  def _read(self, name):
+    """Reads the Table of a set ("train", "dev" or "test")."""
+    path = self._files[name]
+    if path is None:
+      raise ValueError(self._lacks(name))
+    if name == "test":
+      self.get_labels()  # The training set tells the columns, if it is read.
+    return table_helpers.read_table(
+        path, self._args.has_header,
+        [column for column in self._given.values() if column is not None])
+
+  def _lacks(self, split):
+    flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
+    return f"--{flag} needs --{split}_file, the {split} set."
+
+  def _examples(self, name):
+    """Makes the examples of a set."""
+    return self._examples_of(self._read(name), name)
+
+  def _examples_of(self, table, name):
+    """Makes the examples of a table; `name` is the set it is used as."""
+    given, is_test = dict(self._given), name == "test"
+    if given["label"] is not None and table.find(given["label"]) is None:
+      if not is_test:
+        table_helpers.column_place(
+            table, given["label"], "the labels; only a test set needs none")
+      given["label"] = None
+    columns = table_helpers.choose_columns(table, **given)
+    if columns["label"] is None and not is_test:
+      raise ValueError(
+          f"{table.path}: which column is the label? There are "
+          f"{table.columns()}: say it with --label. Only a test set needs "
+          f"none.")
+    table_helpers.log_columns(table, columns)
+    self._notice(table, columns)
+    if self.columns is None:
+      self.columns = self._given = columns
+    unknown = [*self.get_labels(), "0"][0] if is_test else None
+    places = {role: None if column is None else table.find(column)
+              for role, column in columns.items()}
+    examples = []
+    for index in range(len(table.rows)):
+      text_a, text_b = (
+          self._value(table, index, places[role], columns[role])
+          for role in ("text_a", "text_b"))
+      label = unknown if is_test else self._label(self._value(
+          table, index, places["label"], columns["label"]))
+      source = table.place(index)
+      examples.append(
+          InputExample(f"{name}-{source[1]}", text_a, text_b, label, source))
+    empty = [example for example in examples if not example.text_a.strip()]
+    if empty:
+      logging.warning("%s: %d of %d rows have no text; the first one is %s.",
+                      table.path, len(empty), len(examples), _place(empty[0]))
+    if not is_test and self._labels is None and not self.is_regression:
+      self._check_first(table, [example.label for example in examples])
+    return examples
+
+  def _notice(self, table, columns):
+    """For classes that know more of the label than its column."""
+
+  def _label(self, value):
+    """Name of a label from what stands in the table."""
+    return value.strip()
+
+  def _value(self, table, index, place, column):
+    """A value of a row; None where there is no such column."""
+    if place is None:
+      return None
+    value = table.rows[index][place]
+    if value is None:
+      raise ValueError("{}:{}: no value in column {!r}.".format(
+          *table.place(index), column))
+    return tokenization.convert_to_unicode(value)
+
+  def _check_first(self, table, labels):
+    """Refuses a first row that may as well be a header."""
+    if (self._args.has_header == "auto" and table.names is None and
+        labels.count(labels[0]) == 1 and len(labels) > 1):
+      raise ValueError(
+          "{}:{}: is this a row or a header? No other row has the label "
+          "{!r}. Say it with --has_header=no or --has_header=yes.".format(
+              *table.place(0), labels[0]))
+
+  def label_map(self):
+    """What has to be known of a model besides its checkpoint (dict).
+
+    See `read_label_map`.
+    """
+    return {"kind": "regression" if self.is_regression else "classification",
+            "labels": self.get_labels(), "columns": self.columns}
+
+
+class TfdsProcessor(CustomProcessor):
+  """A task whose data are in TensorFlow Datasets. Not in upstream."""
+
+  # Where the sets are; the first counts that is there.
+  _splits = {"train": ("train",), "dev": ("validation", "validation_matched"),
+             "test": ("test", "test_matched")}
+  _mismatched = {"dev": "validation_mismatched", "test": "test_mismatched"}
+
+  def __init__(self, args, label_map=None, glue=None):
+    """Finds the data set.
+
+    Args:
+      args: the parsed flags.
+      label_map: see `CustomProcessor`.
+      glue: DataProcessor of the task where it is one of GLUE's, else None.
+
+    Raises:
+      ValueError: the data set isn't there, or see `CustomProcessor`.
+    """
+    super().__init__(args, label_map)
+    self._dataset = tfds_helpers.PreparedDataset(args.use_tfds, args.tfds_dir)
+    self._glue = glue
+    if glue is None:
+      return
+    if label_map is not None and label_map["labels"] != glue.get_labels():
+      raise ValueError(
+          f"--use_tfds={args.use_tfds}: the model in --output_dir="
+          f"{args.output_dir} was trained with other labels: "
+          f"{', '.join(label_map['labels']) or 'numbers'}.")
+    self.is_regression = glue.is_regression
+    self._labels = glue.get_labels()
+    self._given = dict.fromkeys(self._given)  # TFDS says how they are called.
+
+  def mismatched_examples(self, name):
+    """MNLI: the examples of a mismatched set; None if there is none.
+
+    Args:
+      name: string, "dev" or "test".
+    """
+    split = self._mismatched[name]
+    if split not in self._dataset.splits:
+      return None
+    return self._examples_of(self._dataset.table(split), name)
+
+  def _has_train(self):
+    return "train" in self._dataset.splits
+
+  def _read(self, name):
+    for split in self._splits[name]:
+      if split in self._dataset.splits:
+        return self._dataset.table(split)
+    if name == "dev" and "test" in self._dataset.splits and not self._glue:
+      logging.warning("%s has no validation split: the test split is "
+                      "evaluated. Choose no model by its scores.",
+                      self._dataset.name)
+      return self._dataset.table("test")
+    raise ValueError(
+        f"--use_tfds={self._dataset.name} has no split "
+        f"{self._splits[name][0]}; it has {', '.join(self._dataset.splits)}.")
+
+  def _notice(self, table, columns):
+    """Takes the classes from the data set."""
+    label = columns["label"]
+    if self._labels is None and label is not None:
+      self._labels = self._dataset.class_names(label)
+      if self._labels is None and self._dataset.is_fraction(label):
+        self.is_regression = True
+
+  def _label(self, value):
+    """Name of a class, for a task of GLUE that which its own files have."""
+    if self._glue and value not in self._labels:
+      return _GLUE_DIGITS.get(value, value)
+    return value
+
+
+def _check_label_list(args):
+  """Refuses --labels that are no list of classes."""
+  text = ",".join(args.labels)
+  if args.regression:
+    raise ValueError(f"--labels={text}: with --regression the labels are "
+                     f"numbers, leave out one of the two.")
+  if len(set(args.labels)) != len(args.labels) or not all(args.labels):
+    raise ValueError(f"--labels={text}: each label has to stand there once.")
+  if len(args.labels) < 2:
+    raise ValueError(f"--labels={text}: there have to be two labels at least.")
+
+
+def _found_labels(examples):
+  """The labels of a training set, sorted; numbers as numbers.
+
+  Raises:
+    ValueError: they don't look like classes.
+  """
+  counts = collections.Counter(example.label for example in examples)
+  path = examples[0].source[0]
+  if len(counts) < 2:
+    raise ValueError(f"{path}: every row has the label {examples[0].label!r}. "
+                     f"Is --label the right column?")
+  if len(counts) > max(len(examples) // 2, 2):
+    raise ValueError(
+        f"{path}: {len(counts)} different labels in {len(examples)} rows "
+        f"({', '.join(map(repr, list(counts)[:3]))} ...). Is --label the right "
+        f"column? If they are numbers to be met, pass --regression; if they "
+        f"are classes, list them with --labels.")
+  try:
+    labels = sorted(counts, key=lambda label: (float(label), label))
+    if any(float(label) % 1 for label in labels):
+      logging.warning("%s: the labels are fractions and taken as classes; with "
+                      "--regression they are numbers.", path)
+  except ValueError:
+    labels = sorted(counts)
+  logging.info("Labels: %s.", ", ".join(
+      f"{label} ({counts[label]})" for label in labels))
+  return labels
+
+
+def read_label_map(output_dir):
+  """Reads what the outputs of a trained model mean.
+
+  Training writes it for --task_name=custom and --use_tfds; for the other tasks
+  the processor knows.
+
+  Args:
+    output_dir: string.
+
+  Returns:
+    Dict: "task", its canonical name; "kind", "classification" or "regression";
+    "labels", names in the order of the outputs, none for regression; "columns",
+    dict from "text_a", "text_b" and "label" to a name, a number or None. None
+    without such a file.
+
+  Raises:
+    ValueError: the file is broken.
+  """
+  path = os.path.join(output_dir, _LABEL_MAP)
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path, "r") as reader:
+    text = reader.read()
+  try:
+    label_map = json.loads(text)
+    kind, labels = label_map["kind"], label_map["labels"]
+    is_whole = (kind in ("classification", "regression") and
+                (len(labels) > 1) == (kind == "classification") and
+                all(isinstance(label, str) for label in labels) and
+                set(label_map["columns"]) == {"text_a", "text_b", "label"})
+  except (ValueError, TypeError, KeyError):
+    is_whole = False
+  if not is_whole:
+    raise ValueError(f"{path} is damaged: remove it, and pass --labels (or "
+                     f"--regression) to evaluate and predict.")
+  return label_map
+
+
+def _saved_label_map(args):
+  """The label map of the model that goes on or is evaluated, of rank 0."""
+  label_map = None
+  if horovod_helpers.is_chief() and (
+      not args.do_train or tf.train.latest_checkpoint(args.output_dir)):
+    label_map = read_label_map(args.output_dir)
+  horovod_helpers.barrier()
+  return horovod_helpers.gather(label_map)[0]
+
+
+def _find_task(args):
+  """Finds the task that the flags name.
+
+  Returns:
+    (canonical name, function of the label map that returns the DataProcessor).
+    Data of no task of GLUE are called "custom".
+
+  Raises:
+    ValueError: unknown name, or flags that don't go together.
+  """
+  task = args.task_name and _canonical(args.task_name)
+  if args.use_tfds:
+    name, _, config = args.use_tfds.partition(":")[0].partition("/")
+    if name == "glue":
+      return _find_glue_in_tfds(args, task, config)
+    if task not in (None, "custom"):
+      raise ValueError(
+          f"--task_name={args.task_name}: --use_tfds={args.use_tfds} is not of "
+          f"this task. Leave --task_name out.")
+    _refuse_flags(args, ("train_file", "dev_file", "test_file", "has_header"),
+                  f"--use_tfds={args.use_tfds}")
+    return "custom", lambda label_map: TfdsProcessor(args, label_map)
+  if task == "custom":
+    _refuse_flags(args, ("tfds_dir",), "--task_name=custom")
+    return "custom", lambda label_map: CustomProcessor(args, label_map)
+  if task is None:
+    raise ValueError("--task_name has to be given.")
+  task, processor = find_processor(args.task_name)
+  _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
+                f"--task_name={args.task_name}")
+  if args.data_dir is None and reads_text(args):
+    raise ValueError(f"--task_name={args.task_name} needs --data_dir, the "
+                     f"folder of the task's .tsv files.")
+  return task, lambda label_map: processor
+
+
+def _find_glue_in_tfds(args, task, config):
+  """See `_find_task`; `config` is what follows "glue/"."""
+  configs = [name for name in PROCESSORS if name != "xnli"]
+  if config not in configs:
+    raise ValueError(f"--use_tfds={args.use_tfds}: one of "
+                     f"{', '.join(f'glue/{name}' for name in configs)} is "
+                     f"expected.")
+  if task not in (None, config):
+    raise ValueError(f"--task_name={args.task_name} and --use_tfds="
+                     f"{args.use_tfds} are different tasks. Leave --task_name "
+                     f"out.")
+  _refuse_flags(args, _TABLE_FLAGS, f"--use_tfds={args.use_tfds}")
+  return config, lambda label_map: TfdsProcessor(
+      args, label_map, PROCESSORS[config]())
+
+
+def _refuse_flags(args, names, what):
+  """Refuses flags that mean nothing together with `what`."""
+  given = [f"--{name}" for name in names if args[name].value !=
+           args[name].default]
+  if given:
+    raise ValueError(f"{', '.join(given)}: not used with {what}. Own files are "
+                     f"--task_name=custom; leave out what doesn't belong.")
+
+
+def _canonical(task_name):
+  """Name of a task as PROCESSORS has it, if it is one."""
+  task = task_name.lower().replace("-", "").replace("_", "")
+  return {"diagnostic": "ax"}.get(task, task)
+
+
+def find_processor(task_name, flag="task_name"):
   """Finds a task by its name in upstream's or GLUE's spelling.
 
   Args:
     task_name: string, such as "MRPC", "SST-2", "sts_b" or "diagnostic".
+    flag: string, the flag that names it.
 
   Returns:
     (canonical name, DataProcessor): "sst2" for SST-2.
@@ -535,12 +1096,88 @@ def find_processor(task_name):
   Raises:
     ValueError: unknown name.
   """
-  task = task_name.lower().replace("-", "").replace("_", "")
-  task = {"diagnostic": "ax"}.get(task, task)
+  task = _canonical(task_name)
   if task not in PROCESSORS:
-    raise ValueError(f"--task_name={task_name}: unknown task; known are "
-                     f"{', '.join(sorted(PROCESSORS))}.")
+    raise ValueError(f"--{flag}={task_name}: unknown task; known are "
+                     f"{', '.join(sorted(PROCESSORS))}, and custom for files "
+                     f"of your own.")
   return task, PROCESSORS[task]()
+
+
+def _find_data(args):
+  """The task of the flags, and who reads its sets.
+
+  Returns:
+    (task, function of the label map that returns the DataProcessor), as
+    `_find_task`. With record files the task is that of the meta data if
+    --task_name is not set, and may be unknown.
+
+  Raises:
+    ValueError: unknown task, or meta data that don't fit the flags.
+  """
+  records = [flag for flag in _RECORDS_OF_STEPS.values() if getattr(args, flag)]
+  if not records:
+    if args.meta_data_file:
+      raise ValueError(
+          f"--meta_data_file={args.meta_data_file} is of records, and there "
+          f"are none: pass --train_records, --eval_records or "
+          f"--predict_records.")
+    return _find_task(args)
+  task = make_processor = meta_data = None
+  if args.task_name or args.use_tfds:
+    task, make_processor = _find_task(args)
+  if args.meta_data_file:
+    meta_data = finetuning_helpers.read_meta_data(
+        args.meta_data_file, ("bert_classification", "bert_regression"))
+    finetuning_helpers.take_flags(
+        args, meta_data, ("max_seq_length",), must_agree=("max_seq_length",))
+    if task is None:
+      task, make_processor = _task_of_records(meta_data)
+  return task, lambda label_map: _record_processor(
+      args, make_processor and make_processor(label_map), meta_data)
+
+
+def _record_processor(args, processor, meta_data):
+  """The RecordProcessor of the flags.
+
+  Args:
+    args: the parsed flags.
+    processor: DataProcessor of the task, or None.
+    meta_data: dict, or None.
+  """
+  if meta_data is None:
+    return RecordProcessor(
+        args, processor, processor.get_labels(), processor.is_regression, False)
+  num_labels = meta_data.get("num_labels", 0)
+  if processor is None:
+    labels = [str(number) for number in range(num_labels)]
+  else:
+    labels = processor.get_labels()
+    if len(labels) != num_labels:
+      raise ValueError(
+          f"--task_name={args.task_name} has {_in_words(len(labels))}, the "
+          f"records of --meta_data_file={args.meta_data_file} have "
+          f"{_in_words(num_labels)}. Leave --task_name out, or name the task "
+          f"that they were made for.")
+  return RecordProcessor(
+      args, processor, labels, meta_data["task_type"] == "bert_regression",
+      bool(meta_data.get("has_sample_weights")))
+
+
+def _task_of_records(meta_data):
+  """The task that records were made for, and, if it is known, who reads it."""
+  name = str(meta_data.get("processor_type", "records"))
+  try:
+    task, processor = find_processor(name)
+    if len(processor.get_labels()) == meta_data.get("num_labels", 0):
+      return task, lambda label_map: processor
+  except ValueError:
+    pass  # Model Garden has other tasks.
+  return name.lower(), None
+
+
+def _in_words(num_labels):
+  return f"{num_labels} labels" if num_labels else "numbers as labels"
 
 
 def check_labels(examples, label_list):
@@ -601,13 +1238,24 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
     return InputFeatures(zeros, list(zeros), list(zeros), label_id=0,
                          is_real_example=False)
 
-  tokens_a = tokenizer.tokenize(example.text_a)
-  tokens_b = tokenizer.tokenize(example.text_b) if example.text_b else []
+  tokens_a, tokens_b = _tokens(example, tokenizer)
   if tokens_b:
     _truncate_seq_pair(tokens_a, tokens_b, max_seq_length - 3)
   else:
     del tokens_a[max(max_seq_length - 2, 0):]
+  return _features(ex_index, example, label_list, max_seq_length, tokenizer,
+                   tokens_a, tokens_b)
 
+
+def _tokens(example, tokenizer):
+  """The tokens of an example's two texts; none of a text that it lacks."""
+  return (tokenizer.tokenize(example.text_a),
+          tokenizer.tokenize(example.text_b) if example.text_b else [])
+
+
+def _features(ex_index, example, label_list, max_seq_length, tokenizer,
+              tokens_a, tokens_b):
+  """`convert_single_example` of tokens that fit."""
   tokens = ["[CLS]"] + tokens_a + ["[SEP]"]
   segment_ids = [0] * len(tokens)
   if tokens_b:
@@ -634,8 +1282,27 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
   return features
 
 
+def _windows_features(ex_index, example, label_list, max_seq_length, tokenizer,
+                      windows):
+  """`convert_single_example` of a text that isn't cut.
+
+  Returns:
+    (InputFeatures, num_left_out): the lists of the windows (S values each) one
+    after the other, and the number of tokens that are beyond the last window.
+  """
+  parts, num_left_out = window_helpers.split(
+      *_tokens(example, tokenizer), max_seq_length, windows)
+  found = [_features(ex_index, example, label_list, max_seq_length, tokenizer,
+                     *part) for part in parts]
+  return InputFeatures(
+      *([value for features in found for value in getattr(features, name)]
+        for name in ("input_ids", "input_mask", "segment_ids")),
+      found[0].label_id), num_left_out
+
+
 def file_based_convert_examples_to_features(
-    examples, label_list, max_seq_length, tokenizer, output_file):
+    examples, label_list, max_seq_length, tokenizer, output_file,
+    windows=None, more_features=None):
   """Writes the features of examples to a record file.
 
   Each record is a tf.train.Example with int64 lists `input_ids`, `input_mask`
@@ -648,20 +1315,42 @@ def file_based_convert_examples_to_features(
     max_seq_length: int, S.
     tokenizer: FullTokenizer.
     output_file: string; it appears when it is complete.
+    windows: window_helpers.Windows or None; with it a text has S values for
+      each of its windows.
+    more_features: function of an example's number from 0 and the example that
+      returns a dict name -> tf.train.Feature to add; None adds nothing.
 
   Source: upstream symbol; see CHANGES.
   """
+  name = os.path.basename(output_file)
+  num_windows, left_out = 0, []
   with script_helpers.finished_file(output_file) as temporary:
     with tf.io.TFRecordWriter(temporary) as writer:
       for ex_index, example in enumerate(script_helpers.progress_bar(
-          examples, desc=f"Writing {os.path.basename(output_file)}")):
-        feature = convert_single_example(
-            ex_index, example, label_list, max_seq_length, tokenizer)
-        writer.write(_record(feature, not label_list).SerializeToString())
+          examples, desc=f"Writing {name}")):
+        if windows is None:
+          feature = convert_single_example(
+              ex_index, example, label_list, max_seq_length, tokenizer)
+        else:
+          feature, num_left_out = _windows_features(
+              ex_index, example, label_list, max_seq_length, tokenizer, windows)
+          num_windows += len(feature.input_ids) // max_seq_length
+          left_out += [num_left_out] if num_left_out else []
+        more = more_features(ex_index, example) if more_features else {}
+        writer.write(
+            _record(feature, not label_list, more).SerializeToString())
+  if windows is not None:
+    logging.info("%s: %d texts in %d windows.", name, len(examples),
+                 num_windows)
+  if left_out:
+    logging.warning(
+        "%s: %d of %d texts have more than --max_windows=%d windows; the %d "
+        "tokens after them are left out.", name, len(left_out), len(examples),
+        windows.max_windows, sum(left_out))
 
 
-def _record(feature, is_regression):
-  """InputFeatures as tf.train.Example."""
+def _record(feature, is_regression, more):
+  """InputFeatures as tf.train.Example, with more features (dict)."""
   ints = record_helpers.int_feature
   if is_regression:
     label = tf.train.Feature(
@@ -673,12 +1362,13 @@ def _record(feature, is_regression):
       input_mask=ints(feature.input_mask),
       segment_ids=ints(feature.segment_ids),
       label_ids=label,
-      is_real_example=ints([int(feature.is_real_example)]))
+      is_real_example=ints([int(feature.is_real_example)]), **more)
   return tf.train.Example(features=tf.train.Features(feature=by_name))
 
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
-                                drop_remainder, is_regression=False):
+                                drop_remainder, is_regression=False,
+                                has_windows=False):
   """Makes the input_fn that reads record files; see `record_helpers.dataset`.
 
   Args:
@@ -687,30 +1377,39 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
     is_regression: bool, labels are floats.
+    has_windows: bool, texts may be in several windows.
 
   Returns:
     Function of params (dict with "batch_size", B) that returns a tf.data
     Dataset of dicts of int32 tensors: input_ids, input_mask, segment_ids
-    [B, S], label_ids (float32 for regression) and is_real_example [B].
+    [B, S] (with windows [B, N, S], see `window_helpers.unfold`), label_ids
+    (float32 for regression) and is_real_example [B].
 
   Source: upstream symbol; see CHANGES.
   """
-  label_type = tf.float32 if is_regression else tf.int64
-  name_to_features = {
-      "input_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "input_mask": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "segment_ids": tf.io.FixedLenFeature([seq_length], tf.int64),
-      "label_ids": tf.io.FixedLenFeature([], label_type),
-      "is_real_example": tf.io.FixedLenFeature([], tf.int64),
-  }
+  name_to_features = _record_features(seq_length, is_regression)
+  if has_windows:  # As many as the text with the most of the batch has.
+    name_to_features.update(dict.fromkeys(
+        finetuning_helpers.sequence_features(seq_length),
+        tf.io.FixedLenSequenceFeature(
+            [seq_length], tf.int64, allow_missing=True)))
 
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder, params.get(record_helpers.BATCHES_DONE, 0))
+        input_file, name_to_features, params, is_training, drop_remainder)
 
   return input_fn
+
+
+def _record_features(seq_length, is_regression):
+  """The features of a record: name -> tf.io.FixedLenFeature."""
+  return {
+      **finetuning_helpers.sequence_features(seq_length),
+      "label_ids": tf.io.FixedLenFeature(
+          [], tf.float32 if is_regression else tf.int64),
+      # Not all of Model Garden's records say so.
+      "is_real_example": tf.io.FixedLenFeature([], tf.int64, 1)}
 
 
 def _truncate_seq_pair(tokens_a, tokens_b, max_length):
@@ -729,10 +1428,11 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 
   Args:
     bert_config: BertConfig.
-    is_training: bool, turns dropout on.
-    input_ids: int32 [B, S].
-    input_mask: int32 [B, S].
-    segment_ids: int32 [B, S].
+    is_training: bool, turns dropout on, and class weights and label smoothing
+      where the options have them.
+    input_ids: int32 [B, S], or [B, N, S] of texts in up to N windows.
+    input_mask: int32, as input_ids.
+    segment_ids: int32, as input_ids.
     labels: int32 [B], classes; float32 [B] for regression.
     num_labels: int, L.
     use_one_hot_embeddings: bool, see `modeling.embedding_lookup`.
@@ -743,27 +1443,36 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar, [B],
-    [B, L], [B, L].
+    [B, L], [B, L]. Class weights are in `loss` alone.
 
   Source: upstream symbol; see CHANGES.
   """
+  input_ids, input_mask, segment_ids, texts = window_helpers.unfold(
+      input_ids, input_mask, segment_ids)
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings, compute_dtype=options.compute_dtype)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,
-                          dropout_before_logits, is_regression, options)
+                          dropout_before_logits, is_regression, options, texts)
 
 
 def add_output_layer(output_layer, is_training, labels, num_labels,
                      dropout_before_logits, is_regression,
-                     options=option_helpers.UPSTREAM):
+                     options=option_helpers.UPSTREAM, texts=None):
   """The part of `create_model` that follows the encoder, for any encoder.
 
+  The loss is the mean over the batch of -sum_k t_k log p_k, where t is 1 for
+  the label and 0 for the others; in training, label smoothing e makes it
+  t_k = (1 - e) [k is the label] + e / L (Szegedy et al. 2016, section 7), and
+  class weights make the mean a weighted one, sum_i w_i loss_i / sum_i w_i with
+  w_i the weight of the example's label.
+
   Args:
-    output_layer: float32 [B, W], the pooled output.
+    output_layer: float32 [B, W], the pooled output; [R, W] of R windows.
     is_training: see `create_model`, as the other arguments and what it returns.
+    texts: int32 [R] or None, the text of each window.
   """
   output_weights = tf.compat.v1.get_variable(
       "output_weights", [num_labels, output_layer.shape[-1]],
@@ -777,6 +1486,8 @@ def add_output_layer(output_layer, is_training, labels, num_labels,
     logits = tf.nn.bias_add(
         tf.matmul(output_layer, output_weights, transpose_b=True),
         output_bias)  # [B, L]
+    if texts is not None:
+      logits = window_helpers.pool(logits, texts, options.window_pooling)
     if is_regression:
       probabilities = logits
       per_example_loss = tf.square(
@@ -784,10 +1495,18 @@ def add_output_layer(output_layer, is_training, labels, num_labels,
     else:
       probabilities = tf.nn.softmax(logits, axis=-1)
       log_probs = tf.nn.log_softmax(logits, axis=-1)
-      one_hot_labels = tf.one_hot(labels, depth=num_labels)
-      per_example_loss = -tf.reduce_sum(
-          one_hot_labels * log_probs, axis=-1)  # [B]
-    loss = tf.reduce_mean(per_example_loss)
+      targets = tf.one_hot(labels, depth=num_labels)  # [B, L]
+      if is_training and options.label_smoothing:
+        targets = ((1.0 - options.label_smoothing) * targets +
+                   options.label_smoothing / num_labels)
+      per_example_loss = -tf.reduce_sum(targets * log_probs, axis=-1)  # [B]
+    if is_training and options.class_weights:
+      weights = tf.gather(tf.constant(options.class_weights), labels)  # [B]
+      # A batch of labels without weight has nothing to say.
+      loss = tf.math.divide_no_nan(
+          tf.reduce_sum(weights * per_example_loss), tf.reduce_sum(weights))
+    else:
+      loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
 
 
@@ -856,6 +1575,9 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
   """
   loss, per_example_loss, logits, probabilities = outputs
   label_ids = features["label_ids"]
+  if "weight" in features:  # Of a record: a row of weight 2 is as two rows.
+    per_example_loss *= features["weight"]
+    loss = tf.reduce_mean(per_example_loss)
   spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
   if mode == tf.estimator.ModeKeys.TRAIN:
     # The scope "loss" of create_model makes the Estimator call its curve
@@ -971,18 +1693,28 @@ class CheckpointModel(object):
     flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
-    tokenization.validate_case_matches_checkpoint(
-        args.do_lower_case, args.init_checkpoint)
+    if args.vocab_file:  # Otherwise no text is read.
+      tokenization.validate_case_matches_checkpoint(
+          args.do_lower_case, args.init_checkpoint)
     flag_helpers.check_bert_config(args.bert_config_file, self._bert_config)
     flag_helpers.check_max_seq_length(args, self._bert_config, smallest=3)
 
   def tokenizer(self):
-    """Returns the FullTokenizer; raises ValueError if it doesn't fit."""
+    """Returns the FullTokenizer; raises ValueError if it doesn't fit.
+
+    Without --vocab_file, which records don't need, it is None.
+    """
+    if self._args.vocab_file is None:
+      return None
     tokenizer = tokenization.FullTokenizer(
         self._args.vocab_file, self._args.do_lower_case)
     flag_helpers.check_vocabulary(
         self._args, tokenizer.vocab, self._bert_config)
     return tokenizer
+
+  def vocab_size(self):
+    """Returns how many tokens the model knows."""
+    return self._bert_config.vocab_size
 
   def check_checkpoints(self, num_labels):
     """Refuses checkpoints that don't fit (ValueError)."""
@@ -994,7 +1726,7 @@ class CheckpointModel(object):
         modeling.get_assignment_map_from_checkpoint)
 
   def model_fn(self, num_labels, num_train_steps, num_warmup_steps,
-               is_regression):
+               is_regression, options):
     """Returns the model_fn; see `model_fn_builder`."""
     args = self._args
     return model_fn_builder(
@@ -1002,8 +1734,7 @@ class CheckpointModel(object):
         estimator_helpers.effective_learning_rate(args), num_train_steps,
         num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
         dropout_before_logits=args.dropout_before_logits,
-        is_regression=is_regression,
-        options=option_helpers.from_flags(args))
+        is_regression=is_regression, options=options)
 
 
 def run_task(args, make_model):
@@ -1019,15 +1750,24 @@ def run_task(args, make_model):
                               args.fp16_allreduce, args.bf16_config_path)
   if args.use_xla:
     xla_helpers.allow_cpu()
-  task, processor = find_processor(args.task_name)
-  _check_flags(args)
+  task, make_processor = _find_data(args)
+  _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
 
   tokenizer = model.tokenizer()
+  processor = make_processor(_saved_label_map(args))
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
+  score_names = _score_names(task, processor)
+  evaluation_helpers.check_flags(args, score_names)
+  for examples in (train_examples, *dev_sets.values(), *test_sets.values()):
+    if _is_record_set(examples):
+      _check_record_flags(args, examples)
+      examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
+  options = option_helpers.from_flags(args)._replace(
+      class_weights=_class_weights(args, label_list, train_examples))
   model.check_checkpoints(num_labels)
 
   num_train_steps = num_warmup_steps = None
@@ -1035,52 +1775,199 @@ def run_task(args, make_model):
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), args)
   if horovod_helpers.horovod_enabled():
-    _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets)
+    _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets,
+                       label_list)
   model_fn = model.model_fn(num_labels, num_train_steps, num_warmup_steps,
-                            processor.is_regression)
+                            processor.is_regression, options)
+  if trial_helpers.is_wanted(args):
+    _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
+             tokenizer)
+    return
   estimator = estimator_helpers.make_estimator(
       args, model_fn, eval_batch_size=args.eval_batch_size)
+  scorer = None
+  if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(args):
+    scorer = _scorer(args, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_train:
+    _write_label_map(args, task, processor)
     _train(args, estimator, train_examples, label_list, tokenizer,
-           num_train_steps)
+           num_train_steps,
+           evaluation_helpers.within_training(args, score_names, scorer))
   if not prediction_helpers.takes_part(args):
     return
   if args.do_eval:
+    evaluation_helpers.evaluate_several(args, score_names, scorer)
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
-    _predict(args, estimator, test_sets, label_list, tokenizer)
+    _predict(args, estimator, task, test_sets, label_list, tokenizer)
 
 
-def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets):
+def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
+             tokenizer):
+  """What --validate_only and --compile_only do with the first rows."""
+  modes = tf.estimator.ModeKeys
+  parts = []
+  with tempfile.TemporaryDirectory() as folder:
+    for mode, examples, batch_size in (
+        (modes.TRAIN, train_examples, args.train_batch_size),
+        (modes.EVAL, dev_sets.get(""), args.eval_batch_size),
+        (modes.PREDICT, test_sets.get(""), args.predict_batch_size)):
+      is_training = mode == modes.TRAIN
+      if examples is None:
+        continue
+      if _is_record_set(examples):
+        input_fn = examples.input_fn(args, is_training)
+      else:
+        path = os.path.join(folder, f"{mode}.tf_record")
+        file_based_convert_examples_to_features(
+            examples[:trial_helpers.NUM_ROWS], label_list, args.max_seq_length,
+            tokenizer, path, window_helpers.from_flags(args))
+        input_fn = file_based_input_fn_builder(
+            path, args.max_seq_length, is_training, is_training,
+            not label_list, bool(args.doc_stride))
+      parts.append((mode, model_fn, input_fn, batch_size))
+    trial_helpers.try_out(args, parts)
+
+
+def _write_label_map(args, task, processor):
+  """Rank 0 writes what `read_label_map` reads."""
+  if horovod_helpers.is_chief() and hasattr(processor, "label_map"):
+    script_helpers.write_text(
+        os.path.join(args.output_dir, _LABEL_MAP),
+        json.dumps({"task": task, **processor.label_map()}, indent=2,
+                   ensure_ascii=False) + "\n")
+
+
+def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
+                       label_list):
   """Refuses a run whose ranks don't work on the same."""
+  if args.meta_data_file:
+    files = {**files, "--meta_data_file": args.meta_data_file}
   compared = {"train on": train_examples}
   if prediction_helpers.is_distributed(args):
     for suffix in ("", "_mismatched"):
       compared[f"evaluate{suffix}"] = dev_sets.get(suffix)
       compared[f"predict{suffix}"] = test_sets.get(suffix)
+  data = "--data_dir" if args.data_dir else "the data set"
   script_helpers.check_ranks_agree(args, files, {
-      f"What --data_dir has to {what}": _fingerprint(examples)
-      for what, examples in compared.items()})
+      "The list of labels": ", ".join(label_list),
+      **{f"What {data} has to {what}": _fingerprint(examples)
+         for what, examples in compared.items()}})
+
+
+def _is_record_set(examples):
+  return isinstance(examples, finetuning_helpers.RecordSet)
 
 
 def _fingerprint(examples):
   """Number and checksum of examples (string); None counts as no examples."""
+  if _is_record_set(examples):
+    return examples.content()
   content = "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
                       for x in examples or [])
   checksum = zlib.crc32(content.encode("utf-8", "surrogatepass"))
   return f"{len(examples or [])} examples, checksum {checksum:08x}"
 
 
-def _check_flags(args):
+def _score_names(task, processor):
+  """The scores of a task's evaluation (tuple of string), the main one first."""
+  values = np.array([0.0, 1.0])
+  names = tuple(
+      metrics.regression_scores(values, values) if processor.is_regression
+      else metrics.classification_scores(task, [0, 1], [0, 1])) + ("loss",)
+  if task == "mnli":
+    names += tuple(f"{name}_mismatched" for name in names)
+  return names
+
+
+def _check_flags(args, task):
   """Refuses what can't work before anything is read."""
   if not (args.do_train or args.do_eval or args.do_predict):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
+  if args.write_submission:
+    if not args.do_predict:
+      raise ValueError("--write_submission writes predictions: pass "
+                       "--do_predict too.")
+    if task not in _SUBMISSIONS:
+      raise ValueError(f"--write_submission: GLUE has no task "
+                       f"{args.task_name}.")
+  if not 0 <= args.label_smoothing < 1:
+    raise ValueError(f"--label_smoothing={args.label_smoothing} has to be 0 or "
+                     f"more and below 1.")
+  if args.doc_stride and args.use_tpu:
+    raise ValueError(
+        "--doc_stride makes batches of any number of windows, a TPU wants all "
+        "to be alike: leave out --doc_stride or --use_tpu.")
+
+
+def _check_record_flags(args, records):
+  """Refuses what ready records (RecordSet) can't give."""
+  if args.class_weights and "weight" in records.columns:
+    raise ValueError(
+        f"--class_weights={args.class_weights}: the records have weights of "
+        f"their own. Leave it out.")
+  if args.doc_stride:
+    raise ValueError(
+        f"--doc_stride={args.doc_stride} splits texts, and ready records are "
+        f"cut already: leave it out, or give the text.")
+
+
+def _class_weights(args, label_list, train_examples):
+  """What --class_weights says.
+
+  "balanced" is scikit-learn's: examples / (labels * examples of the label).
+
+  Args:
+    args: the parsed flags.
+    label_list: list of string, empty for a regression task.
+    train_examples: list of InputExample, None without a training.
+
+  Returns:
+    Tuple of float in the order of the labels, or None.
+
+  Raises:
+    ValueError: they don't fit the task.
+  """
+  flag = f"--class_weights={args.class_weights}"
+  if not label_list:
+    for name, value in (("class_weights", args.class_weights),
+                        ("label_smoothing", args.label_smoothing)):
+      if value:
+        raise ValueError(f"--{name}={value}: a regression task has no classes; "
+                         f"leave it out.")
+  if args.class_weights is None:
+    return None
+  if args.class_weights == "balanced":
+    if train_examples is None:
+      return None
+    counts = collections.Counter(
+        (label_list[number] for number in train_examples.columns["label_ids"])
+        if _is_record_set(train_examples) else
+        (example.label for example in train_examples))
+    missing = [label for label in label_list if not counts[label]]
+    if missing:
+      raise ValueError(f"{flag}: no training example has label {missing[0]!r}. "
+                       f"Give numbers instead.")
+    return tuple(len(train_examples) / (len(label_list) * counts[label])
+                 for label in label_list)
+  try:
+    weights = tuple(float(number) for number in args.class_weights.split(","))
+  except ValueError:
+    weights = ()
+  if (len(weights) != len(label_list) or not any(weights) or
+      not all(0 <= weight < math.inf for weight in weights)):
+    raise ValueError(
+        f"{flag}: expected balanced or {len(label_list)} numbers, 0 or more "
+        f"and not all 0, with commas between: those of labels "
+        f"{', '.join(label_list)}.")
+  return weights
 
 
 def _read_examples(args, task, processor):
@@ -1095,21 +1982,21 @@ def _read_examples(args, task, processor):
   if args.do_train:
     train_examples = processor.get_train_examples(args.data_dir)
   takes_part = prediction_helpers.takes_part(args)
-  do_eval = args.do_eval and takes_part
+  do_eval = args.do_eval and takes_part or (
+      args.do_train and args.eval_every_steps and horovod_helpers.is_chief())
   do_predict = args.do_predict and takes_part
   if do_eval:
     dev_sets[""] = processor.get_dev_examples(args.data_dir)
   if do_predict:
     test_sets[""] = processor.get_test_examples(args.data_dir)
   if task == "mnli":
-    mismatched = MnliMismatchedProcessor()
-    for wanted, sets, file_name, read in (
-        (do_eval, dev_sets, "dev_mismatched.tsv",
-         mismatched.get_dev_examples),
-        (do_predict, test_sets, "test_mismatched.tsv",
-         mismatched.get_test_examples)):
-      if wanted and tf.io.gfile.exists(os.path.join(args.data_dir, file_name)):
-        sets["_mismatched"] = read(args.data_dir)
+    for wanted, sets, name in (
+        (do_eval and not args.eval_records, dev_sets, "dev"),
+        (do_predict and not args.predict_records, test_sets, "test")):
+      mismatched = (
+          _mismatched_examples(args, processor, name) if wanted else None)
+      if mismatched is not None:
+        sets["_mismatched"] = mismatched
   for flag, examples in (("do_train", train_examples),
                          ("do_eval", dev_sets.get("")),
                          ("do_predict", test_sets.get(""))):
@@ -1118,61 +2005,112 @@ def _read_examples(args, task, processor):
           f"--{flag}: the file of task {task} in --data_dir={args.data_dir} "
           f"holds no example.")
   for examples in [train_examples or []] + list(dev_sets.values()):
-    check_labels(examples, processor.get_labels())
+    if not _is_record_set(examples):
+      check_labels(examples, processor.get_labels())
+  if args.doc_stride:
+    window_helpers.check_stride(args, has_pairs=any(
+        example.text_b for examples in (
+            train_examples or [], *dev_sets.values(), *test_sets.values())
+        for example in examples))
   return train_examples, dev_sets, test_sets
 
 
+def _mismatched_examples(args, processor, name):
+  """MNLI's mismatched examples; None where the data lack them."""
+  processor = getattr(processor, "text", processor)
+  if isinstance(processor, TfdsProcessor):
+    return processor.mismatched_examples(name)
+  processor = MnliMismatchedProcessor()
+  if not tf.io.gfile.exists(
+      os.path.join(args.data_dir, processor.files[name])):
+    return None
+  return getattr(processor, f"get_{name}_examples")(args.data_dir)
+
+
 def _train(args, estimator, train_examples, label_list, tokenizer,
-           num_train_steps):
-  """Converts this rank's part of the examples and trains."""
+           num_train_steps, evaluation):
+  """Trains on the examples."""
+  estimator_helpers.train(
+      args, estimator,
+      _train_input_fn(args, train_examples, label_list, tokenizer),
+      len(train_examples), num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=30, evaluation=evaluation)
+
+
+def _train_input_fn(args, train_examples, label_list, tokenizer):
+  """Converts this rank's part of the examples; returns the input_fn."""
+  if _is_record_set(train_examples):
+    return train_examples.input_fn(args, is_training=True)
   train_file = os.path.join(args.output_dir, "train.tf_record")
   start, end = horovod_helpers.example_slice(len(train_examples))
   file_based_convert_examples_to_features(
       train_examples[start:end], label_list, args.max_seq_length, tokenizer,
-      horovod_helpers.record_file(train_file))
+      horovod_helpers.record_file(train_file), window_helpers.from_flags(args))
   horovod_helpers.barrier()
-
-  estimator_helpers.train(
-      args, estimator,
-      file_based_input_fn_builder(
-          input_file=horovod_helpers.server_record_files(train_file),
-          seq_length=args.max_seq_length,
-          is_training=True,
-          drop_remainder=True,
-          is_regression=not label_list),
-      len(train_examples), num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=30)
+  return file_based_input_fn_builder(
+      input_file=horovod_helpers.server_record_files(train_file),
+      seq_length=args.max_seq_length,
+      is_training=True,
+      drop_remainder=True,
+      is_regression=not label_list,
+      has_windows=bool(args.doc_stride))
 
 
-def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path):
+def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
+                   is_alone=False):
   """Writes and reads the examples that this rank evaluates or predicts.
 
   They are filled up to whole batches where the device needs that.
 
   Args:
     args: the parsed flags.
-    examples: list of InputExample, those of all ranks.
+    examples: list of InputExample, those of all ranks; or RecordSet, of which
+      nothing is written.
     label_list: list of string.
     tokenizer: FullTokenizer.
     batch_size: int.
     path: string, the record file of a run of one rank.
+    is_alone: bool, this rank takes all of them.
 
   Returns:
     The input_fn.
   """
+  if _is_record_set(examples):
+    return examples.input_fn(args, is_training=False, is_alone=is_alone)
   missing = -len(examples) % batch_size if args.use_tpu else 0
   padded = examples + [PaddingInputExample() for _ in range(missing)]
   own = [example for index, example in enumerate(padded)
-         if prediction_helpers.is_own_row(args, index, batch_size)]
-  record_file = prediction_helpers.record_file(args, path)
+         if is_alone or prediction_helpers.is_own_row(args, index, batch_size)]
+  record_file = (
+      path if is_alone else prediction_helpers.record_file(args, path))
   file_based_convert_examples_to_features(
-      own, label_list, args.max_seq_length, tokenizer, record_file)
+      own, label_list, args.max_seq_length, tokenizer, record_file,
+      window_helpers.from_flags(args))
   return file_based_input_fn_builder(
       input_file=record_file,
       seq_length=args.max_seq_length,
       is_training=False,
       drop_remainder=args.use_tpu,
-      is_regression=not label_list)
+      is_regression=not label_list,
+      has_windows=bool(args.doc_stride))
+
+
+def _scorer(args, model_fn, task, dev_sets, label_list, tokenizer):
+  """The CheckpointScorer of the dev set(s), on rank 0."""
+  def score(name, result, outputs):
+    """The task's scores, and the mean loss."""
+    del name
+    scores, _ = _scores(task, label_list, outputs)
+    return {**scores, "loss": result["eval_loss"]}
+
+  return evaluation_helpers.CheckpointScorer(
+      model_fn, tf.estimator.ModeKeys.EVAL, {
+          suffix.lstrip("_"): _test_input_fn(
+              args, examples, label_list, tokenizer, args.eval_batch_size,
+              os.path.join(args.output_dir, f"eval{suffix}.tf_record"),
+              is_alone=True)
+          for suffix, examples in dev_sets.items()},
+      args.eval_batch_size, score)
 
 
 def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):
@@ -1194,6 +2132,10 @@ def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):
     if not label_list:
       result.update(eval_pearson=scores["pearson"],
                     eval_spearman=scores["spearman"])
+    elif task == "custom":
+      result.update(
+          eval_macro_f1=scores["macro_f1"],
+          eval_matthews_correlation=scores["matthews_correlation"])
     prediction_helpers.write_eval_results(
         os.path.join(args.output_dir, f"eval_results{suffix}.txt"), result,
         f"Eval results{suffix.replace('_', ' ')}")
@@ -1225,7 +2167,7 @@ def _scores(task, label_list, outputs):
           metrics.class_report(label_ids, predicted_ids, label_list))
 
 
-def _predict(args, estimator, test_sets, label_list, tokenizer):
+def _predict(args, estimator, task, test_sets, label_list, tokenizer):
   """Predicts the test set(s) and writes a row per example."""
   for suffix, examples in test_sets.items():
     input_fn = _test_input_fn(
@@ -1247,20 +2189,50 @@ def _predict(args, estimator, test_sets, label_list, tokenizer):
     logging.info("Predictions: %s", path)
     if args.detailed_results:
       _write_predictions(args, suffix, examples, rows, label_list)
+    if args.write_submission:
+      _write_submission(args, task + suffix, rows, label_list)
+
+
+def _write_submission(args, task_set, rows, label_list):
+  """The file that gluebenchmark.com takes: number of the row, prediction."""
+  if label_list:
+    values = [_named(label_list, row) for row in rows]
+  elif task_set == "stsb":
+    values = [f"{np.clip(row[0], 0, 5):.3f}" for row in rows]
+  else:
+    values = [str(row[0]) for row in rows]
+  path = os.path.join(args.output_dir, _SUBMISSIONS[task_set])
+  script_helpers.write_text(path, "index\tprediction\n" + "".join(
+      f"{index}\t{value}\n" for index, value in enumerate(values)))
+  logging.info("Submission: %s", path)
+
+
+def _named(label_list, probabilities):
+  """Name of the likeliest label."""
+  return table_helpers.one_line(label_list[int(np.argmax(probabilities))])
 
 
 def _write_predictions(args, suffix, examples, rows, label_list):
-  """predictions.tsv: row number, id, label, a probability per label."""
+  """predictions.tsv: row number, id, label, a probability per label, texts."""
   if label_list:
-    header = ["label"] + [f"probability_{name}" for name in label_list]
-    values = [[label_list[int(np.argmax(row))]] + [str(p) for p in row]
+    header = ["label"] + [table_helpers.one_line(f"probability_{name}")
+                          for name in label_list]
+    values = [[_named(label_list, row)] + [str(p) for p in row]
               for row in rows]
   else:
     header = ["value"]
     values = [[str(row[0])] for row in rows]
+  if _is_record_set(examples):
+    ids, texts = map(str, examples.ids), [[] for _ in examples.ids]
+  else:
+    header += ["text_a", "text_b"]
+    ids = [example.guid for example in examples]
+    texts = [[table_helpers.one_line(text or "")
+              for text in (example.text_a, example.text_b)]
+             for example in examples]
   lines = [["index", "id"] + header]
-  lines += [[str(index), example.guid] + row
-            for index, (example, row) in enumerate(zip(examples, values))]
+  lines += [[str(index), guid, *row, *text] for index, (guid, row, text)
+            in enumerate(zip(ids, values, texts))]
   path = os.path.join(args.output_dir, f"predictions{suffix}.tsv")
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
@@ -1269,5 +2241,5 @@ def _write_predictions(args, suffix, examples, rows, label_list):
 
 if __name__ == "__main__":
   init_classifier_flags()
-  script_helpers.run(main, ["data_dir", "task_name", "vocab_file",
-                            "bert_config_file", "output_dir"])
+  script_helpers.run(main, ["bert_config_file", "output_dir"],
+                     required_where=REQUIRED_WHERE)

@@ -21,6 +21,7 @@ from demo import horovod_helpers
 from demo import hub_helpers
 from demo import option_helpers
 from demo import script_helpers
+from demo import window_helpers
 import run_classifier
 import tokenization
 
@@ -47,9 +48,9 @@ def create_model(is_training, input_ids, input_mask, segment_ids, labels,
 
   Args:
     is_training: bool, turns dropout on, the module's too.
-    input_ids: int32 [B, S].
-    input_mask: int32 [B, S].
-    segment_ids: int32 [B, S].
+    input_ids: int32 [B, S], or [B, N, S] of texts in up to N windows.
+    input_mask: int32, as input_ids.
+    segment_ids: int32, as input_ids.
     labels: int32 [B], classes; float32 [B] for regression.
     num_labels: int, L.
     bert_hub_module_handle: string, folder or address.
@@ -66,12 +67,14 @@ def create_model(is_training, input_ids, input_mask, segment_ids, labels,
 
   Source: upstream symbol; see CHANGES.
   """
+  input_ids, input_mask, segment_ids, texts = window_helpers.unfold(
+      input_ids, input_mask, segment_ids)
   module = hub_helpers.HubModule(bert_hub_module_handle)
   output_layer = module.encode(
       is_training, input_ids, input_mask, segment_ids)  # [B, W]
   return run_classifier.add_output_layer(
       output_layer, is_training, labels, num_labels, dropout_before_logits,
-      is_regression, options)
+      is_regression, options, texts)
 
 
 def model_fn_builder(num_labels, learning_rate, num_train_steps,
@@ -161,6 +164,10 @@ class HubModel(object):
     self._tokenizer = create_tokenizer_from_hub_module(self._path)
     return self._tokenizer
 
+  def vocab_size(self):
+    """Returns how many tokens the module knows."""
+    return len(self._tokenizer.vocab)
+
   def check_checkpoints(self, num_labels):
     """Refuses a module or checkpoint that doesn't fit (ValueError)."""
     args = self._args
@@ -172,26 +179,24 @@ class HubModel(object):
                    num_labels, self._path)
       tvars = tf.compat.v1.trainable_variables()
       if is_chief:
-        trained = checkpoint_helpers.check_output_checkpoint(
-            args.output_dir, tvars)
+        trained = checkpoint_helpers.check_trained(args, tvars)
     hub_helpers.check_max_seq_length(args, tvars, smallest=3)
     hub_helpers.check_vocabulary(args, self._tokenizer.vocab, tvars)
-    if is_chief and not (trained or args.do_train):
+    if is_chief and not (trained or args.do_train or args.continuous_eval):
       raise ValueError(
           f"There is no model to evaluate or predict with: "
           f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train: "
           f"a module has no output layer.")
 
   def model_fn(self, num_labels, num_train_steps, num_warmup_steps,
-               is_regression):
+               is_regression, options):
     """Returns the model_fn; see `model_fn_builder`."""
     args = self._args
     return model_fn_builder(
         num_labels, estimator_helpers.effective_learning_rate(args),
         num_train_steps, num_warmup_steps, args.use_tpu, self._path,
         dropout_before_logits=args.dropout_before_logits,
-        is_regression=is_regression,
-        options=option_helpers.from_flags(args))
+        is_regression=is_regression, options=options)
 
 
 def main(_):
@@ -204,5 +209,7 @@ def main(_):
 
 if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
-  script_helpers.run(main, ["data_dir", "task_name", "bert_hub_module_handle",
-                            "output_dir"])
+  script_helpers.run(
+      main, ["bert_hub_module_handle", "output_dir"], required_where={
+          name: run_classifier.REQUIRED_WHERE[name]
+          for name in ("data_dir", "task_name")})

@@ -14,24 +14,23 @@ Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT",
 section 3.1 and appendix A; Habana's BERT changes for devices and ranks.
 """
 
-import collections
 import itertools
 import os
-import zlib
 
 from absl import flags
 from absl import logging
-from google.protobuf import message
 import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import trial_helpers
 from demo import xla_helpers
 import modeling
 import optimization
@@ -40,8 +39,12 @@ FLAGS = flags.FLAGS
 
 # With this many files for each rank some may get one more than others.
 _MANY_FILES_PER_RANK = 10
-# Of each file so many records are looked at before anything is done.
-_CHECKED_RECORDS = 100
+_MADE_BY = "create_pretraining_data.py"
+
+
+# What an evaluation gives; the first tells the best checkpoint by default.
+_SCORES = ("loss", "masked_lm_accuracy", "masked_lm_loss",
+           "next_sentence_accuracy", "next_sentence_loss")
 
 
 def init_pretraining_flags():
@@ -304,15 +307,14 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
   def input_fn(params):
     """See the builder."""
     d = tf.data.Dataset.from_tensor_slices(
-        (files, [_compression(path) for path in files]))
+        (files, [record_helpers.compression(path) for path in files]))
     if is_training:
       # A run with a seed reads the same records in the same order.
       is_seeded = tf.compat.v1.get_seed(None)[0] is not None
       d = d.repeat().shuffle(len(files)).interleave(
           own_records, cycle_length=min(num_cpu_threads, len(files)),
           num_parallel_calls=tf.data.AUTOTUNE, deterministic=is_seeded)
-      d = d.shuffle(buffer_size=100).skip(
-          params.get(record_helpers.BATCHES_DONE, 0) * params["batch_size"])
+      d = record_helpers.shuffled(d, params)
     else:
       # The number of steps is given, and never more than there is.
       d = d.flat_map(own_records).repeat()
@@ -357,12 +359,6 @@ def _own_files(files):
   return files, (size, rank)
 
 
-def _compression(path):
-  """How a record file is compressed, in TensorFlow's words."""
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    return "GZIP" if reader.read(3) == b"\x1f\x8b\x08" else ""
-
-
 def _decode_record(record, name_to_features):
   """Takes a record apart.
 
@@ -398,8 +394,8 @@ def main(_):
       modeling.get_assignment_map_from_checkpoint)
   if horovod_helpers.horovod_enabled():
     script_helpers.check_ranks_agree(FLAGS, {}, {
-        "What --input_file has to train on": _sizes(train_files),
-        "What there is to evaluate on": _sizes(eval_files)
+        "What --input_file has to train on": record_helpers.sizes(train_files),
+        "What there is to evaluate on": record_helpers.sizes(eval_files)
         if prediction_helpers.is_distributed(FLAGS) else ""})
 
   num_train_steps, num_warmup_steps = _training_steps(FLAGS)
@@ -408,9 +404,22 @@ def main(_):
       estimator_helpers.effective_learning_rate(FLAGS), num_train_steps,
       num_warmup_steps, FLAGS.use_tpu, use_one_hot_embeddings=FLAGS.use_tpu,
       options=option_helpers.from_flags(FLAGS))
+  if trial_helpers.is_wanted(FLAGS):
+    modes = tf.estimator.ModeKeys
+    trial_helpers.try_out(FLAGS, [
+        (mode, model_fn, input_fn_builder(
+            files, FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+            mode == modes.TRAIN), batch_size)
+        for mode, files, batch_size in (
+            (modes.TRAIN, train_files, FLAGS.train_batch_size),
+            (modes.EVAL, eval_files, FLAGS.eval_batch_size)) if files])
+    return
   estimator = estimator_helpers.make_estimator(
       FLAGS, model_fn, eval_batch_size=FLAGS.eval_batch_size,
       predict_batch_size=FLAGS.eval_batch_size)
+  scorer = None
+  if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(FLAGS):
+    scorer = _scorer(FLAGS, model_fn, eval_files)
   try:
     if FLAGS.do_train:
       estimator_helpers.train(
@@ -418,11 +427,15 @@ def main(_):
           input_fn_builder(train_files, FLAGS.max_seq_length,
                            FLAGS.max_predictions_per_seq, is_training=True),
           None, num_train_steps, optimization.LEARNING_RATE,
-          first_synapse_step=30)
+          first_synapse_step=30,
+          evaluation=evaluation_helpers.within_training(
+              FLAGS, _SCORES, scorer))
     if FLAGS.do_eval and prediction_helpers.takes_part(FLAGS):
+      evaluation_helpers.evaluate_several(FLAGS, _SCORES, scorer)
       _evaluate(FLAGS, estimator, model_fn, eval_files)
   except tf.errors.DataLossError as error:
-    _name_damaged_file(_own_files(train_files)[0] + eval_files, error)
+    record_helpers.name_damaged_file(
+        _own_files(train_files)[0] + eval_files, error)
     raise
 
 
@@ -431,6 +444,8 @@ def _check_flags(args, bert_config):
   if not (args.do_train or args.do_eval):
     raise ValueError("Nothing to do: pass --do_train, --do_eval or both.")
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
+  evaluation_helpers.check_flags(args, _SCORES)
   flag_helpers.check_bert_config(args.bert_config_file, bert_config)
   flag_helpers.check_max_seq_length(args, bert_config, smallest=5)
 
@@ -449,9 +464,15 @@ def _input_files(args, bert_config):
     ValueError: there is none, or one that other flags were used for.
   """
   flag = "eval_input_file" if args.eval_input_file else "input_file"
-  train_files = _find_files("input_file", args) if args.do_train else []
-  eval_files = _find_files(flag, args) if (
-      args.do_eval and prediction_helpers.takes_part(args)) else []
+
+  def find(name):
+    return record_helpers.find_files(name, getattr(args, name), _MADE_BY)
+
+  train_files = find("input_file") if args.do_train else []
+  eval_files = find(flag) if (
+      args.do_eval and prediction_helpers.takes_part(args) or
+      evaluation_helpers.is_wanted(args) and
+      horovod_helpers.is_chief()) else []
   for path in sorted(set(train_files + eval_files)):
     _check_records(path, args, bert_config)
   if train_files:
@@ -459,22 +480,18 @@ def _input_files(args, bert_config):
   return train_files, eval_files
 
 
-def _find_files(flag, args):
-  """The files of a flag: names, patterns and folders, with commas between."""
-  value = getattr(args, flag)
-  found = []
-  for pattern in value.split(","):
-    if tf.io.gfile.isdir(pattern):
-      pattern = os.path.join(pattern, "*")
-    paths = [path for path in sorted(tf.io.gfile.glob(pattern))
-             if not tf.io.gfile.isdir(path)]
-    if not paths:
-      raise ValueError(
-          f"--{flag}={value}: there is no file {pattern}. Give the records of "
-          f"create_pretraining_data.py.")
-    found += paths
-  logging.info("--%s: %d file(s).", flag, len(found))
-  return found
+def _check_records(path, args, bert_config):
+  """Refuses a file without records, or with such as other flags make."""
+  record_helpers.check_records(
+      path, _record_features(args.max_seq_length, args.max_predictions_per_seq),
+      _MADE_BY,
+      lambda name: ("max_predictions_per_seq" if name.startswith("masked_lm_")
+                    else "max_seq_length"),
+      # What ids and positions have to be below.
+      {"input_ids": bert_config.vocab_size,
+       "masked_lm_ids": bert_config.vocab_size,
+       "segment_ids": bert_config.type_vocab_size,
+       "masked_lm_positions": args.max_seq_length, "next_sentence_labels": 2})
 
 
 def _check_share(files):
@@ -482,93 +499,12 @@ def _check_share(files):
   files, share = _own_files(files)
   if share:
     ranks, rank = share
-    if all(next(itertools.islice(_records(path), rank, None), None) is None
+    if all(next(itertools.islice(record_helpers.records(path), rank, None),
+                None) is None
            for path in files):
       raise ValueError(
           f"--input_file has less than {ranks} records in each file, too few "
           f"for {ranks} ranks. Start fewer ranks or make more records.")
-
-
-def _records(path):
-  """Yields the records (bytes) of a file."""
-  return tf.compat.v1.io.tf_record_iterator(
-      path, tf.io.TFRecordOptions(_compression(path)))
-
-
-def _check_records(path, args, bert_config):
-  """Refuses a file without records, or with such as other flags make.
-
-  Args:
-    path: string.
-    args: the parsed flags.
-    bert_config: BertConfig.
-
-  Raises:
-    ValueError: names what doesn't fit, and the flag.
-  """
-  expected = _record_features(args.max_seq_length, args.max_predictions_per_seq)
-  # What ids and positions have to be below.
-  bounds = {
-      "input_ids": bert_config.vocab_size,
-      "masked_lm_ids": bert_config.vocab_size,
-      "segment_ids": bert_config.type_vocab_size,
-      "masked_lm_positions": args.max_seq_length, "next_sentence_labels": 2}
-  found = None
-  try:
-    for found in itertools.islice(_records(path), _CHECKED_RECORDS):
-      features = tf.train.Example.FromString(found).features.feature
-      for name, feature in expected.items():
-        if name not in features:
-          raise ValueError(
-              f"{path}: its records have no {name} but "
-              f"{', '.join(sorted(features))}. Make them with "
-              f"create_pretraining_data.py.")
-        values = (features[name].float_list if feature.dtype == tf.float32
-                  else features[name].int64_list).value
-        _check_values(path, name, values, feature.shape[0], bounds.get(name))
-  except (tf.errors.DataLossError, message.DecodeError) as error:
-    raise ValueError(
-        f"{path} is no record file of create_pretraining_data.py, or damaged "
-        f"({error}).") from error
-  if found is None:
-    raise ValueError(f"{path} holds no whole record: it is empty, cut short or "
-                     f"something else.")
-
-
-def _check_values(path, name, values, length, bound):
-  """See `_check_records`; `bound` is None for what is no id."""
-  if len(values) != length:
-    flag = ("max_predictions_per_seq" if name.startswith("masked_lm_")
-            else "max_seq_length")
-    raise ValueError(
-        f"{path}: {name} of its records has {len(values)} values, --{flag} "
-        f"says {length}. Pass --{flag}={len(values)}, as the records were "
-        f"made, or make them anew.")
-  if bound is not None and not 0 <= min(values) <= max(values) < bound:
-    raise ValueError(
-        f"{path}: {name} of its records has {min(values)} to {max(values)}, "
-        f"the model takes 0 to {bound - 1}. Were they made with the vocabulary "
-        f"of --bert_config_file?")
-
-
-def _name_damaged_file(files, error):
-  """Raises ValueError with the file in which records can't be read, if any."""
-  for path in files:
-    try:
-      collections.deque(_records(path), maxlen=0)
-    except tf.errors.DataLossError:
-      raise ValueError(
-          f"{path} is damaged ({error.message.splitlines()[0]}). Make or copy "
-          f"it anew; the training then goes on from the last checkpoint."
-      ) from error
-
-
-def _sizes(files):
-  """Names and sizes of files in words, for a comparison between ranks."""
-  total = sum(tf.io.gfile.stat(path).length for path in files)
-  names = ",".join(os.path.basename(path) for path in files)
-  return (f"{len(files)} files, {total} bytes, names' checksum "
-          f"{zlib.crc32(names.encode()):08x}")
 
 
 def _build_model(bert_config, ids):
@@ -583,6 +519,8 @@ def _build_model(bert_config, ids):
 def _training_steps(args):
   """Steps of the training and of its warm-up, of each of several ranks."""
   size = horovod_helpers.hvd_size()
+  if args.max_steps:
+    return args.max_steps, min(args.num_warmup_steps // size, args.max_steps)
   steps, warmup = args.num_train_steps // size, args.num_warmup_steps // size
   if not steps:
     raise ValueError(
@@ -596,15 +534,29 @@ def _training_steps(args):
   return steps, warmup
 
 
-def _evaluate(args, estimator, model_fn, files):
-  """Scores the examples and writes eval_results.txt."""
+def _eval_batches(args, files):
+  """The input_fn of the first --max_eval_steps batches."""
   batches = input_fn_builder(
       files, args.max_seq_length, args.max_predictions_per_seq,
       is_training=False)
+  return lambda params: batches(params).take(args.max_eval_steps)
+
+
+def _scorer(args, model_fn, files):
+  """The CheckpointScorer of the examples to evaluate on."""
+  return evaluation_helpers.CheckpointScorer(
+      model_fn, tf.estimator.ModeKeys.EVAL, {"": _eval_batches(args, files)},
+      args.eval_batch_size,
+      lambda name, result, outputs: {key: result[key] for key in _SCORES})
+
+
+def _evaluate(args, estimator, model_fn, files):
+  """Scores the examples and writes eval_results.txt."""
+  batches = _eval_batches(args, files)
 
   def input_fn(params):
     """The batches of this rank."""
-    d = batches(params).take(args.max_eval_steps)
+    d = batches(params)
     if prediction_helpers.is_distributed(args):
       d = d.shard(horovod_helpers.hvd_size(), horovod_helpers.hvd_rank())
     return d

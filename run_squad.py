@@ -25,6 +25,7 @@ import math
 import os
 import random
 import re
+import tempfile
 
 from absl import flags
 from absl import logging
@@ -33,6 +34,8 @@ import tensorflow as tf
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
+from demo import evaluation_helpers
+from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -40,8 +43,9 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
-from demo import xla_helpers
+from demo import trial_helpers
 from demo import worker_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -105,6 +109,7 @@ def init_squad_flags():
   flag_helpers.define_evaluation_flags()
   flag_helpers.define_check_flags()
   flag_helpers.define_export_flags()
+  flag_helpers.define_record_flags()
   flags.DEFINE_bool(
       "do_eval", False,
       "Score predictions.json against the answers in --predict_file.")
@@ -721,22 +726,23 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
 
   Source: upstream symbol; see CHANGES.
   """
-  sequences = ("input_ids", "input_mask", "segment_ids")
-  scalars = ("unique_ids",)
-  if is_training:
-    scalars += ("start_positions", "end_positions")
-  name_to_features = {
-      **{name: tf.io.FixedLenFeature([seq_length], tf.int64)
-         for name in sequences},
-      **{name: tf.io.FixedLenFeature([], tf.int64) for name in scalars}}
+  name_to_features = _record_features(seq_length, is_training)
 
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder, params.get(record_helpers.BATCHES_DONE, 0))
+        input_file, name_to_features, params, is_training, drop_remainder)
 
   return input_fn
+
+
+def _record_features(seq_length, is_training):
+  """The features of a record: name -> tf.io.FixedLenFeature."""
+  scalars = ("unique_ids",)
+  if is_training:
+    scalars += ("start_positions", "end_positions")
+  return {**finetuning_helpers.sequence_features(seq_length),
+          **{name: tf.io.FixedLenFeature([], tf.int64) for name in scalars}}
 
 
 RawResult = collections.namedtuple(
@@ -1082,8 +1088,9 @@ def validate_flags_or_throw(bert_config):
 
   Source: upstream symbol; see CHANGES.
   """
-  tokenization.validate_case_matches_checkpoint(
-      FLAGS.do_lower_case, FLAGS.init_checkpoint)
+  if FLAGS.vocab_file:  # Otherwise no text is read.
+    tokenization.validate_case_matches_checkpoint(
+        FLAGS.do_lower_case, FLAGS.init_checkpoint)
   if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_predict and "
@@ -1091,16 +1098,15 @@ def validate_flags_or_throw(bert_config):
   for flag, file_flag in (("do_train", "train_file"),
                           ("do_predict", "predict_file"),
                           ("do_eval", "predict_file")):
-    if FLAGS[flag].value and not FLAGS[file_flag].value:
+    is_given = FLAGS[file_flag].value or (
+        flag == "do_train" and FLAGS.train_records)
+    if FLAGS[flag].value and not is_given:
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
   if not (FLAGS.do_train or FLAGS.do_predict):
     return  # No text is cut into windows.
   flag_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
-  if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
-    raise ValueError(
-        f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the text "
-        f"beside a question of --max_query_length={FLAGS.max_query_length} and "
-        f"3 marks: it has to be {FLAGS.max_query_length + 4} or more.")
+  if reads_text(FLAGS):
+    flag_helpers.check_room_for_text(FLAGS)
 
 
 def main(_):
@@ -1109,6 +1115,7 @@ def main(_):
   Source: upstream symbol; see CHANGES.
   """
   tf.compat.v1.enable_resource_variables()
+  _take_meta_data(FLAGS)
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
@@ -1119,48 +1126,113 @@ def main(_):
     flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
     validate_flags_or_throw(bert_config)
     _check_flags(FLAGS)
-    tokenizer = tokenization.FullTokenizer(
-        vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
-    flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
+    tokenizer = None
+    if FLAGS.vocab_file:
+      tokenizer = tokenization.FullTokenizer(
+          vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
+      flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
+    is_scored = (evaluation_helpers.is_wanted(FLAGS) and
+                 horovod_helpers.is_chief())
     answers = predict_examples = None
-    if FLAGS.do_eval and horovod_helpers.is_chief():
+    if is_scored or FLAGS.do_eval and horovod_helpers.is_chief():
       answers = _read_answers(FLAGS)
-    if FLAGS.do_predict and prediction_helpers.takes_part(FLAGS):
+    if is_scored or (
+        FLAGS.do_predict and prediction_helpers.takes_part(FLAGS)):
       predict_examples = _read_predict_examples(FLAGS)
-    if FLAGS.do_train or FLAGS.do_predict:
+    records = _train_records(FLAGS, bert_config)
+    if FLAGS.do_train or FLAGS.do_predict or is_scored:
       checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
           modeling.get_assignment_map_from_checkpoint)
     if horovod_helpers.horovod_enabled():
-      _check_ranks_agree(FLAGS)
+      _check_ranks_agree(FLAGS, records)
+    if trial_helpers.is_wanted(FLAGS):
+      _try_out(FLAGS, bert_config, pool, records, predict_examples)
+      return
+    scorer = None
+    if is_scored:
+      scorer = _scorer(FLAGS, bert_config, predict_examples, answers, pool,
+                       tokenizer)
     if FLAGS.do_train:
-      _train(FLAGS, bert_config, pool)
-    if predict_examples:
+      _train(FLAGS, bert_config, pool, evaluation_helpers.within_training(
+          FLAGS, _score_names(FLAGS), scorer), records)
+    evaluation_helpers.evaluate_several(FLAGS, _score_names(FLAGS), scorer)
+    if FLAGS.do_predict and predict_examples:
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
-    if answers:
+    if FLAGS.do_eval and answers and (FLAGS.do_predict or not is_scored):
       _evaluate(FLAGS, answers)
 
 
-def _check_ranks_agree(args):
+def reads_text(args):
+  """Whether a step that the flags ask for, or none does, converts text."""
+  return bool(args.do_eval or not args.do_train or _converts_text(args))
+
+
+def _converts_text(args):
+  """Whether questions are to be cut into windows."""
+  return (args.do_predict or evaluation_helpers.is_wanted(args) or
+          args.do_train and not args.train_records)
+
+
+def _take_meta_data(args):
+  """Sets the flags of the conversion to how --train_records were made."""
+  if args.meta_data_file and not args.train_records:
+    raise ValueError(
+        f"--meta_data_file={args.meta_data_file} is of records, and there are "
+        f"none: pass --train_records.")
+  if args.meta_data_file:
+    must_agree = ("max_seq_length", "version_2_with_negative")
+    finetuning_helpers.take_flags(
+        args, finetuning_helpers.read_meta_data(
+            args.meta_data_file, ("bert_squad",)),
+        (*must_agree, "max_query_length", "doc_stride"), must_agree)
+
+
+def _train_records(args, bert_config):
+  """The RecordSet to train on; None where that is text."""
+  if not (args.do_train and args.train_records):
+    return None
+  length = args.max_seq_length
+  records = finetuning_helpers.RecordSet(
+      "train_records", args.train_records,
+      lambda stored: _record_features(length, is_training=True),
+      {"start_positions": length, "end_positions": length})
+  records.check_ids(bert_config.vocab_size)
+  return records
+
+
+def _check_ranks_agree(args, records):
   """Refuses a run whose ranks don't work on the same."""
-  files = {}
-  if args.do_train:
+  files, values = {}, {}
+  if records:
+    values["What --train_records has to train on"] = records.content()
+    files["--meta_data_file"] = args.meta_data_file
+  elif args.do_train:
     files["--train_file"] = args.train_file
   if args.do_predict and prediction_helpers.is_distributed(args):
     files["--predict_file"] = args.predict_file
-  script_helpers.check_ranks_agree(args, files, {})
+  script_helpers.check_ranks_agree(args, files, values)
 
 
 def _check_flags(args):
   """Refuses what can't work, beyond `validate_flags_or_throw`."""
   flag_helpers.check_training_flags(args)
+  trial_helpers.check_flags(args)
+  if args.train_file and args.train_records:
+    raise ValueError(
+        f"--train_file={args.train_file} and "
+        f"--train_records={args.train_records}: pass the one to train on.")
+  evaluation_helpers.check_flags(args, _score_names(args))
+  if evaluation_helpers.is_wanted(args) and not args.predict_file:
+    raise ValueError("Evaluating checkpoints needs --predict_file, a SQuAD "
+                     "JSON file with answers.")
   if args.do_eval and args.do_train and not args.do_predict:
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
         "--do_predict.")
-  if not (args.do_train or args.do_predict):
+  if not _converts_text(args):
     return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
     if getattr(args, name) < 1:
@@ -1173,6 +1245,19 @@ def _check_flags(args):
         f"--max_query_length={args.max_query_length} a window may hold no more "
         f"than {most} tokens of the text, and what lies between two windows "
         f"would be lost.")
+
+
+def _score_names(args):
+  """The scores of an evaluation (tuple of string), the main one first."""
+  names = _squad_scores(args, {"id": ["text"]}, {"id": "text"})
+  return ("f1",) + tuple(name for name in names if name != "f1")
+
+
+def _squad_scores(args, answers, predictions, null_odds=None, nbest=None):
+  """The scores (dict) of --version_2_with_negative or of 1.1."""
+  if args.version_2_with_negative:
+    return metrics.squad_v2_scores(answers, predictions, null_odds, nbest)
+  return metrics.squad_scores(answers, predictions)
 
 
 def _read_answers(args):
@@ -1224,7 +1309,7 @@ def _worker_pool(args):
           args.vocab_file, args.do_lower_case, args.max_seq_length,
           args.doc_stride, args.max_query_length))
   num_workers = args.preprocess_workers or worker_helpers.default_workers()
-  needed = args.do_train or args.do_predict
+  needed = _converts_text(args)
   return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
 
 
@@ -1303,7 +1388,7 @@ def _convert(examples, is_training, pool, record_file=None, inv_vocab=None,
 
 
 def _write_records(args, examples, is_training, pool, record_file, origin,
-                   inv_vocab=None):
+                   inv_vocab=None, is_alone=False):
   """Writes the record file of examples, unless it is there already.
 
   Args:
@@ -1315,12 +1400,14 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
     record_file: string.
     origin: string, the JSON file that the examples come from.
     inv_vocab: dict id -> token; None where no AnswerFeatures are wanted.
+    is_alone: bool, other ranks take none of them.
 
   Returns:
     (num_features, features), see `_convert`; without inv_vocab num_features
     may be that of this rank's file.
   """
-  is_shared = is_training or prediction_helpers.is_distributed(args)
+  is_shared = not is_alone and (
+      is_training or prediction_helpers.is_distributed(args))
   made_from = record_helpers.origin(
       {"input": origin, "vocab": args.vocab_file,
        "run_squad": __file__, "tokenization": tokenization.__file__,
@@ -1341,7 +1428,7 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
   record_helpers.forget(record_file)
 
   def is_own(number):
-    return is_training or prediction_helpers.is_own_row(
+    return is_training or is_alone or prediction_helpers.is_own_row(
         args, number, args.predict_batch_size)
 
   with script_helpers.finished_file(record_file) as temporary:
@@ -1352,35 +1439,82 @@ def _write_records(args, examples, is_training, pool, record_file, origin,
   return num_features, features
 
 
-def _make_estimator(args, bert_config, num_train_steps=None,
-                    num_warmup_steps=None):
-  """The Estimator of the flags' model and folders."""
-  model_fn = model_fn_builder(
+def _model_fn(args, bert_config, num_train_steps=None, num_warmup_steps=None):
+  """The model_fn of the flags."""
+  return model_fn_builder(
       bert_config, args.init_checkpoint,
       estimator_helpers.effective_learning_rate(args), num_train_steps,
       num_warmup_steps, args.use_tpu, use_one_hot_embeddings=args.use_tpu,
       options=option_helpers.from_flags(args))
+
+
+def _make_estimator(args, bert_config, num_train_steps=None,
+                    num_warmup_steps=None):
+  """The Estimator of the flags' model and folders."""
+  model_fn = _model_fn(args, bert_config, num_train_steps, num_warmup_steps)
   # Many ranks and large models fill a disk with more.
   return estimator_helpers.make_estimator(args, model_fn, keep_checkpoint_max=1)
 
 
-def _train(args, bert_config, pool):
-  """Converts this rank's part of the examples and trains."""
-  train_file = os.path.join(args.output_dir, "train.tf_record")
+def _try_out(args, bert_config, pool, records, predict_examples):
+  """What --validate_only and --compile_only do with the first questions."""
+  modes = tf.estimator.ModeKeys
+  parts = []
+  with tempfile.TemporaryDirectory() as folder:
+    def add(mode, examples, batch_size, steps=(None, None)):
+      is_training = mode == modes.TRAIN
+      if isinstance(examples, list):
+        path = os.path.join(folder, f"{mode}.tf_record")
+        _convert(examples[:trial_helpers.NUM_ROWS], is_training, pool, path)
+        input_fn = input_fn_builder(
+            path, args.max_seq_length, is_training, is_training)
+      else:
+        input_fn = examples.input_fn(args, is_training)
+      parts.append((mode, _model_fn(args, bert_config, *steps), input_fn,
+                    batch_size))
+
+    if args.do_train:
+      examples = records or _read_train_examples(args)
+      add(modes.TRAIN, examples, args.train_batch_size,
+          estimator_helpers.training_steps(len(examples), args))
+    if predict_examples:
+      add(modes.PREDICT, predict_examples, args.predict_batch_size)
+    trial_helpers.try_out(args, parts)
+
+
+def _read_train_examples(args):
+  """The questions of --train_file."""
   examples = read_squad_examples(
       args.train_file, True, args.version_2_with_negative)
-  num_examples = len(examples)
   if not examples:
     raise ValueError(f"--train_file={args.train_file} has no question.")
+  return examples
+
+
+def _train(args, bert_config, pool, evaluation=None, records=None):
+  """Trains on ready records (RecordSet), or on those of --train_file."""
+  examples = None if records else _read_train_examples(args)
+  num_examples = len(records or examples)
   num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
       num_examples, args)
-  # The input_fn shuffles in a buffer of 100 only, and articles are longer.
-  random.Random(12345).shuffle(examples)
-  start, end = horovod_helpers.example_slice(num_examples)
+  input_fn = (records.input_fn(args, is_training=True) if records else
+              _convert_own_examples(args, pool, examples))
+  del examples
+  estimator_helpers.train(
+      args, _make_estimator(args, bert_config, num_train_steps,
+                            num_warmup_steps),
+      input_fn, num_examples, num_train_steps, optimization.LEARNING_RATE,
+      first_synapse_step=670, evaluation=evaluation)
+
+
+def _convert_own_examples(args, pool, examples):
+  """Converts this rank's part of the examples; returns the input_fn."""
+  train_file = os.path.join(args.output_dir, "train.tf_record")
+  shuffle_examples(examples)
+  start, end = horovod_helpers.example_slice(len(examples))
   num_features, _ = _write_records(
       args, examples[start:end], True, pool,
       horovod_helpers.record_file(train_file), args.train_file)
-  del examples
   if not num_features:
     raise ValueError(
         f"--train_file={args.train_file} has no text to learn from"
@@ -1388,16 +1522,60 @@ def _train(args, bert_config, pool):
            if horovod_helpers.horovod_enabled() else "."))
   horovod_helpers.barrier()
   logging.info("%d questions make %d windows.", end - start, num_features)
-  estimator_helpers.train(
-      args, _make_estimator(args, bert_config, num_train_steps,
-                            num_warmup_steps),
-      input_fn_builder(
-          input_file=horovod_helpers.server_record_files(train_file),
-          seq_length=args.max_seq_length,
-          is_training=True,
-          drop_remainder=True),
-      num_examples, num_train_steps, optimization.LEARNING_RATE,
-      first_synapse_step=670)
+  return input_fn_builder(
+      input_file=horovod_helpers.server_record_files(train_file),
+      seq_length=args.max_seq_length,
+      is_training=True,
+      drop_remainder=True)
+
+
+def shuffle_examples(examples):
+  """Brings a list of examples into the order of training, the same always.
+
+  The input_fn shuffles in a buffer of 100 only, and articles are longer.
+  """
+  random.Random(12345).shuffle(examples)
+
+
+def _scorer(args, bert_config, examples, answers, pool, tokenizer):
+  """The CheckpointScorer of --predict_file, on rank 0.
+
+  Args:
+    args: the parsed flags.
+    bert_config: BertConfig.
+    examples: list of SquadExample.
+    answers: dict id -> list of true answers.
+    pool: WorkerPool.
+    tokenizer: FullTokenizer.
+  """
+  eval_file = os.path.join(args.output_dir, "eval.tf_record")
+  _, features = _write_records(
+      args, examples, False, pool, eval_file, args.predict_file,
+      tokenizer.inv_vocab, is_alone=True)
+
+  def score(name, result, outputs):
+    """The scores of the logits of all windows."""
+    del name, result
+    all_results = [
+        RawResult(int(unique_id), start_logits, end_logits)
+        for unique_id, start_logits, end_logits in zip(
+            outputs["unique_ids"], outputs["start_logits"],
+            outputs["end_logits"])]
+    with tempfile.TemporaryDirectory() as folder:
+      predictions, nbest, null_odds = write_predictions(
+          examples, features, all_results, args.n_best_size,
+          args.max_answer_length, args.do_lower_case,
+          *(os.path.join(folder, str(number)) for number in range(3)),
+          version_2_with_negative=args.version_2_with_negative,
+          null_score_diff_threshold=args.null_score_diff_threshold)
+    return _squad_scores(args, answers, predictions, null_odds, nbest)
+
+  return evaluation_helpers.CheckpointScorer(
+      _model_fn(args, bert_config), tf.estimator.ModeKeys.PREDICT,
+      {"": input_fn_builder(
+          input_file=eval_file, seq_length=args.max_seq_length,
+          is_training=False, drop_remainder=False)},
+      args.predict_batch_size, score)
 
 
 def _predict(args, bert_config, examples, pool, tokenizer):
@@ -1460,13 +1638,11 @@ def _evaluate(args, answers):
   if predictions is None:
     raise ValueError(f"--output_dir={args.output_dir} has no predictions.json: "
                      f"pass --do_predict too.")
+  odds = nbest = None
   if args.version_2_with_negative:
-    scores = metrics.squad_v2_scores(
-        answers, predictions,
-        _read_results(args, "null_odds.json", answers, is_number),
-        _read_results(args, "nbest_predictions.json", answers, is_n_best))
-  else:
-    scores = metrics.squad_scores(answers, predictions)
+    odds = _read_results(args, "null_odds.json", answers, is_number)
+    nbest = _read_results(args, "nbest_predictions.json", answers, is_n_best)
+  scores = _squad_scores(args, answers, predictions, odds, nbest)
   logging.info("***** Eval results *****")
   for name, value in scores.items():
     logging.info("  %s = %s", name, round(value, 4))
@@ -1514,4 +1690,6 @@ def _read_results(args, name, answers, fits):
 
 if __name__ == "__main__":
   init_squad_flags()
-  script_helpers.run(main, ["vocab_file", "bert_config_file", "output_dir"])
+  script_helpers.run(main, ["bert_config_file", "output_dir"],
+                     required_where={
+                         "vocab_file": (reads_text, ("train_records",))})

@@ -1,6 +1,9 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """Checkpoints: whether they fit, what a model takes from them, their step."""
 
+import json
+import os
+
 from absl import logging
 import tensorflow as tf
 
@@ -8,6 +11,10 @@ from demo import horovod_helpers
 
 # TensorFlow's checkpoint reader turns its errors into Python's, not always.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+
+# What the names of the scripts' variables begin with; `module` is that of a
+# TensorFlow Hub module.
+_MODEL_SCOPES = ("bert", "cls", "module", "output_bias", "output_weights")
 
 
 def check_checkpoint(init_checkpoint, bert_config):
@@ -35,6 +42,55 @@ def check_checkpoint(init_checkpoint, bert_config):
           f"vocab.txt and bert_config.json of the same model.")
 
 
+def best_dir(output_dir):
+  """The folder of the best model of a run."""
+  return os.path.join(output_dir, "best")
+
+
+def best_prefix(output_dir, step):
+  """The prefix of the best model, that of a step (int)."""
+  return os.path.join(best_dir(output_dir), f"model.ckpt-{step}")
+
+
+def read_json(path):
+  """A JSON object of a run (dict); None where there is no whole one."""
+  try:
+    with tf.io.gfile.GFile(path, "r") as reader:
+      return dict(json.load(reader))
+  except (tf.errors.OpError, ValueError, TypeError):
+    return None
+
+
+def chosen_checkpoint(args):
+  """The checkpoint to evaluate, predict and export with.
+
+  Args:
+    args: the parsed flags.
+
+  Returns:
+    string, prefix of --checkpoint_path or, with --eval_every_steps, of the
+    best model; None for the newest in --output_dir.
+
+  Raises:
+    ValueError: --checkpoint_path is none.
+  """
+  path = args.checkpoint_path
+  if path:
+    found = (tf.train.latest_checkpoint(path)
+             if tf.io.gfile.isdir(path) else path)
+    if not found or not tf.io.gfile.exists(found + ".index"):
+      raise ValueError(
+          f"--checkpoint_path={path}: there is no checkpoint. Give a prefix, "
+          f"such as {os.path.join(args.output_dir, 'model.ckpt-1000')}, or a "
+          f"folder that holds one.")
+    return found
+  if args.eval_every_steps:
+    info = read_json(os.path.join(best_dir(args.output_dir), "info.json"))
+    if info:
+      return best_prefix(args.output_dir, info["step"])
+  return None
+
+
 def check_output_checkpoint(output_dir, tvars):
   """Makes sure that a run can go on from what its output folder holds.
 
@@ -54,7 +110,13 @@ def check_output_checkpoint(output_dir, tvars):
   path = tf.train.latest_checkpoint(output_dir)
   if path is None:
     return None
-  saved = _read_through(path, f"{path}, the newest in --output_dir,")
+  _check_same_model(path, f"{path}, the newest in --output_dir,", tvars)
+  return path
+
+
+def _check_same_model(path, what, tvars):
+  """Refuses a damaged checkpoint, or one of another model."""
+  saved = _read_through(path, what)
   wanted = {var.op.name: var.shape.as_list() for var in tvars}
   layers = [name for name in saved if f"{name}/adam_m" in saved or
             name.startswith("bert/") and "/adam_" not in name]
@@ -64,12 +126,15 @@ def check_output_checkpoint(output_dir, tvars):
           f"{path} is of another model: {name} is {saved.get(name, 'missing')} "
           f"there and {wanted.get(name, 'missing')} here. Give this run "
           f"another --output_dir, or the flags of the run that wrote it.")
-  return path
 
 
 def steps_done(output_dir):
   """The global step of the newest checkpoint (int), 0 without one."""
-  path = tf.train.latest_checkpoint(output_dir)
+  return step_of(tf.train.latest_checkpoint(output_dir))
+
+
+def step_of(path):
+  """The global step of a checkpoint (prefix or None), 0 without one."""
   try:
     return int(tf.train.load_variable(path, "global_step")) if path else 0
   except _READ_ERRORS as error:
@@ -77,10 +142,45 @@ def steps_done(output_dir):
     return 0
 
 
+def saved_steps(output_dir):
+  """The checkpoints that are kept, the oldest first.
+
+  Args:
+    output_dir: string.
+
+  Returns:
+    List of (global step, prefix).
+  """
+  state = tf.train.get_checkpoint_state(output_dir)
+  paths = state.all_model_checkpoint_paths if state else []
+  return [(int(path.rsplit("-", 1)[1]), path) for path in paths
+          if tf.io.gfile.exists(path + ".index")]
+
+
 def _read_through(path, what):
   """Reads every value of a checkpoint; returns dict name -> shape (list)."""
+  reader = open_checkpoint(path, what)
+  shapes = reader.get_variable_to_shape_map()
+  for name in sorted(shapes):
+    read_variable(reader, name, what)
+  return {name: list(shape) for name, shape in shapes.items()}
+
+
+def open_checkpoint(path, what):
+  """Opens a checkpoint.
+
+  Args:
+    path: string, its prefix.
+    what: string, names it in messages.
+
+  Returns:
+    TensorFlow's reader.
+
+  Raises:
+    ValueError: it is missing or damaged.
+  """
   try:
-    reader = tf.train.load_checkpoint(path)
+    return tf.train.load_checkpoint(path)
   except _READ_ERRORS as error:
     if not tf.io.gfile.glob(path + ".index"):
       message = (f"{what}: there is no {path}.index. Give the prefix of a "
@@ -90,15 +190,66 @@ def _read_through(path, what):
       message = (f"{what} can't be opened ({_first_line(error)}). Copy or "
                  f"download it again.")
     raise ValueError(message) from error
-  shapes = reader.get_variable_to_shape_map()
-  for name in sorted(shapes):
-    try:
-      reader.get_tensor(name)
-    except _READ_ERRORS as error:
-      raise ValueError(
-          f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
-          f"Copy or download it again, or remove it.") from error
-  return {name: list(shape) for name, shape in shapes.items()}
+
+
+def read_variable(reader, name, what):
+  """Reads a value; TensorFlow compares it with its checksum.
+
+  Args:
+    reader: see `open_checkpoint`.
+    name: string.
+    what: string, names the checkpoint in messages.
+
+  Returns:
+    array.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    return reader.get_tensor(name)
+  except _READ_ERRORS as error:
+    raise ValueError(
+        f"{what} is damaged: {name} can't be read ({_first_line(error)}). "
+        f"Copy or download it again, or remove it.") from error
+
+
+def model_variables(names):
+  """Tells the model's variables from the state of its training.
+
+  Optimizers put the name of a slot behind that of its variable, as in
+  `bert/pooler/dense/bias/adam_m`.
+
+  Args:
+    names: names of all variables of a checkpoint.
+
+  Returns:
+    List of string: those of the scripts' models, and what has slots; without
+    slots and without the global step.
+  """
+  owners = slot_owners(names)
+  return sorted(
+      name for name in set(names) - set(owners)
+      if name.split("/")[0] in _MODEL_SCOPES or name in owners.values())
+
+
+def slot_owners(names):
+  """Finds the slots among the names of variables.
+
+  Args:
+    names: names of all variables of a checkpoint.
+
+  Returns:
+    Dict slot -> the variable that it belongs to.
+  """
+  names, owners = set(names), {}
+  for name in names:
+    parts = name.split("/")
+    for end in range(1, len(parts)):
+      if "/".join(parts[:end]) in names:
+        owners[name] = "/".join(parts[:end])
+        break
+  return owners
 
 
 def _first_line(error):
@@ -192,16 +343,37 @@ def check_checkpoints(args, bert_config, build_model, get_assignment_map):
   with tf.Graph().as_default():
     build_model(tf.zeros([1, 2], tf.int32))
     if is_chief:
-      trained = check_output_checkpoint(
-          args.output_dir, tf.compat.v1.trainable_variables())
+      trained = check_trained(args, tf.compat.v1.trainable_variables())
     if args.init_checkpoint:
       check_checkpoint(args.init_checkpoint, bert_config)
       warm_start(get_assignment_map, args.init_checkpoint, use_tpu=False)
-  if is_chief and not (trained or args.init_checkpoint or args.do_train):
+  if is_chief and not (trained or args.init_checkpoint or args.do_train or
+                       args.continuous_eval):
     raise ValueError(
         f"There is no model to evaluate or predict with: "
         f"--output_dir={args.output_dir} has no checkpoint. Pass --do_train, "
         f"or --init_checkpoint.")
+
+
+def check_trained(args, tvars):
+  """Checks what a run goes on from, or evaluates and predicts with.
+
+  Args:
+    args: the parsed flags.
+    tvars: list of the model's trainable variables.
+
+  Returns:
+    string, prefix of a checkpoint of the model, or None.
+
+  Raises:
+    ValueError: it is missing, damaged, or of another model.
+  """
+  trained = check_output_checkpoint(args.output_dir, tvars)
+  if args.checkpoint_path:
+    trained = chosen_checkpoint(args)
+    _check_same_model(
+        trained, f"--checkpoint_path={args.checkpoint_path}", tvars)
+  return trained
 
 
 def checksum_file(init_checkpoint):

@@ -4,6 +4,7 @@
 import collections
 import contextlib
 import json
+import math
 import os
 import signal
 import tempfile
@@ -82,7 +83,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
     args: the parsed flags (those of `run_config`, train_batch_size and
       predict_batch_size).
     model_fn: function of features, labels, mode and params.
-    keep_checkpoint_max: int, checkpoints to keep.
+    keep_checkpoint_max: int, checkpoints to keep, unless the flag says it.
     eval_batch_size: int or None, where the script evaluates with it.
     predict_batch_size: int; None takes the flag.
 
@@ -93,7 +94,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
     _end_on_any_error()
   return tf.compat.v1.estimator.tpu.TPUEstimator(
       model_fn=model_fn,
-      config=run_config(args, keep_checkpoint_max),
+      config=run_config(args, args.keep_checkpoint_max or keep_checkpoint_max),
       use_tpu=args.use_tpu,
       eval_on_tpu=args.use_tpu,
       train_batch_size=args.train_batch_size,
@@ -135,6 +136,8 @@ def training_steps(num_examples, args):
     raise ValueError(
         f"{num_examples} training examples are not enough for {size} ranks: "
         f"each needs one at least.")
+  if args.max_steps:
+    return args.max_steps, int(args.max_steps * args.warmup_proportion)
   steps = int(num_examples / args.train_batch_size *
               args.num_train_epochs)
   if steps // size < 1:
@@ -161,7 +164,7 @@ def effective_learning_rate(args):
 
 
 def train(args, estimator, input_fn, num_examples, num_train_steps,
-          rate_collection, first_synapse_step):
+          rate_collection, first_synapse_step, evaluation=None):
   """Trains up to a step, unless the newest checkpoint is already there.
 
   Args:
@@ -173,9 +176,11 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     num_train_steps: int, step at which the training ends.
     rate_collection: string, graph collection with the learning rate.
     first_synapse_step: int, see `horovod_helpers.synapse_hooks`.
+    evaluation: evaluation_helpers.Evaluation, or None.
 
   Raises:
     script_helpers.Stopped: SIGTERM or SIGUSR1 came; a checkpoint is saved.
+    script_helpers.AgreedError: the loss went above --loss_upper_bound.
   """
   total_batch_size = args.train_batch_size * horovod_helpers.hvd_size()
   logging.info("***** Running training *****")
@@ -194,6 +199,15 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
         "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one "
         "of step %d, which counts. Was another server the first one before?",
         rank, steps_done[rank], steps_done[0])
+  is_over = False
+  if evaluation and horovod_helpers.is_chief():
+    is_over = evaluation.catch_up(steps_done[0], num_train_steps)
+  if horovod_helpers.gather(is_over)[0]:
+    logging.warning(
+        "The training in %s ended early, at step %d: nothing is trained. Give "
+        "a higher --early_stopping_patience to go on.", args.output_dir,
+        steps_done[0])
+    return
   if steps_done[0] >= num_train_steps:
     logging.warning(
         "The newest checkpoint in %s has all %d steps already: nothing is "
@@ -206,6 +220,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   hooks = [perf_hook, *horovod_helpers.broadcast_hooks()]
   hooks += horovod_helpers.synapse_hooks(first_synapse_step)
   listeners = []
+  hooks += _loss_bound_hooks(args, listeners)
   if horovod_helpers.is_chief():
     if args.use_xla:
       hooks.append(xla_helpers.FirstStepsHook())
@@ -222,8 +237,11 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
                else contextlib.nullcontext())
   with script_helpers.deferred_stop() as stop, compiling:
     stop_hook = _StopTogetherHook(stop)
+    hooks.append(stop_hook)
+    if evaluation:
+      hooks += evaluation.hooks(num_train_steps, stop_hook.largest)
     estimator.train(input_fn=input_fn, max_steps=num_train_steps,
-                    hooks=hooks + [stop_hook], saving_listeners=listeners)
+                    hooks=hooks, saving_listeners=listeners)
     horovod_helpers.barrier()  # Until rank 0 has saved the last checkpoint.
     if stop_hook.signal is not None:
       raise script_helpers.Stopped(
@@ -233,6 +251,8 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
           f"{checkpoint_helpers.steps_done(args.output_dir)} is saved in "
           f"{args.output_dir}; the same command goes on from there.")
   write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
+  if evaluation:
+    evaluation.finish()
 
 
 def _going_on(input_fn, batches_done):
@@ -284,6 +304,10 @@ class _StopTogetherHook(tf.estimator.SessionRunHook):
     with tf.device("CPU:0"):
       self._all = horovod_helpers.max_of_ranks(self._own)
 
+  def largest(self, session, value):
+    """The largest of the ranks' values (int); all ranks have to call it."""
+    return int(session.run(self._all, {self._own: value}))
+
   def before_run(self, run_context):
     return tf.estimator.SessionRunArgs(
         self._all, feed_dict={self._own: self._stop.signal or 0})
@@ -292,6 +316,78 @@ class _StopTogetherHook(tf.estimator.SessionRunHook):
     if run_values.results:
       self.signal = int(run_values.results)
       run_context.request_stop()
+
+
+def _loss_bound_hooks(args, listeners):
+  """The hook of --loss_upper_bound, in a list; it gets its listener."""
+  if args.loss_upper_bound is None:
+    return []
+  hook = _LossBoundHook(args.loss_upper_bound, args.output_dir)
+  if horovod_helpers.is_chief():  # The others save none.
+    listeners.append(_LossBoundListener(hook))
+  return [hook]
+
+
+class _LossBoundHook(tf.estimator.SessionRunHook):
+  """Ends a training on all ranks when the loss of one goes above a bound."""
+
+  def __init__(self, bound, output_dir):
+    """Takes the bound (float) and the folder of the checkpoints."""
+    self._bound = bound
+    self._output_dir = output_dir
+
+  def begin(self):
+    loss = tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.LOSSES)[-1]
+    # A scope of its own, see `horovod_helpers.max_of_ranks`.
+    with tf.name_scope("loss_bound"), tf.device("CPU:0"):
+      loss = horovod_helpers.max_of_ranks(
+          tf.where(tf.math.is_nan(loss), math.inf, tf.cast(loss, tf.float32)))
+      # Checkpoints are saved before this hook is given what it fetches.
+      self._last = tf.compat.v1.get_local_variable(
+          "last_loss", [], initializer=tf.zeros_initializer())
+      self._update = self._last.assign(loss)
+    self._global_step = tf.compat.v1.train.get_global_step()
+
+  def before_run(self, run_context):
+    return tf.estimator.SessionRunArgs(self._update)
+
+  def after_run(self, run_context, run_values):
+    self.check(run_context.session, run_values.results)
+
+  def check(self, session, loss=None):
+    """Raises AgreedError if the last loss (float32) is above the bound."""
+    loss = session.run(self._last) if loss is None else loss
+    if loss <= self._bound:
+      return
+    step = int(session.run(self._global_step))
+    words = f"is {loss:g}" if np.isfinite(loss) else "became infinite or NaN"
+    raise script_helpers.AgreedError(
+        f"the loss {words} at step {step}, --loss_upper_bound={self._bound:g}: "
+        f"try a smaller --learning_rate or a longer warm-up. "
+        f"{self._what_is_left(step)}")
+
+  def _what_is_left(self, step):
+    """Which checkpoint is good, in words; that of `step` - 1 gave the loss."""
+    saved = checkpoint_helpers.saved_steps(self._output_dir)
+    good = [path for saved_step, path in saved if saved_step < step - 1]
+    found = (f"The last good checkpoint is kept: {good[-1]}." if good else
+             f"No good checkpoint is kept in {self._output_dir}.")
+    if saved and saved[-1][0] == step - 1:
+      found += (f" {os.path.basename(saved[-1][1])} has the weights of this "
+                f"loss, so start anew, with another --output_dir"
+                f"{' and the good one as --init_checkpoint' if good else ''}.")
+    return found
+
+
+class _LossBoundListener(tf.estimator.CheckpointSaverListener):
+  """Keeps a checkpoint from being saved after the step that ends the run."""
+
+  def __init__(self, hook):
+    """`hook`: _LossBoundHook of the same training."""
+    self._hook = hook
+
+  def before_save(self, session, global_step_value):
+    self._hook.check(session)
 
 
 class _FirstCheckpointListener(tf.estimator.CheckpointSaverListener):

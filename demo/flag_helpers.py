@@ -204,6 +204,48 @@ def define_evaluation_flags():
       "End the training when the loss goes above this.", lower_bound=0.0)
 
 
+def define_table_flags():
+  """Defines the flags of a classifier's own data and of TFDS."""
+  flags.disclaim_key_flags()
+  for name, what in (("train_file", "training"), ("dev_file", "dev"),
+                     ("test_file", "test")):
+    flags.DEFINE_string(
+        name, None,
+        f"--task_name=custom: the {what} set, a .tsv, .csv or .jsonl file (or "
+        f".gz of one).")
+  flags.DEFINE_string(
+      "text_a", None,
+      "Column of the text: its name, or its number from 0. By default found by "
+      "usual names (sentence1, sentence, text ...), without a header the "
+      "first.")
+  flags.DEFINE_string(
+      "text_b", None,
+      "Column of the second text of a pair. With --text_a there is none unless "
+      "it is given.")
+  flags.DEFINE_string(
+      "label", None,
+      "Column of the label; by default one called label, score or so, without "
+      "a header the last. A test set needs none.")
+  flags.DEFINE_list(
+      "labels", None,
+      "The labels in the order of their ids. By default those of the training "
+      "set, sorted, and later those in label_map.json of --output_dir.")
+  flags.DEFINE_bool(
+      "regression", False, "The labels are numbers to be met, not classes.")
+  flags.DEFINE_enum(
+      "has_header", "auto", ["auto", "yes", "no"],
+      "Whether the first line of a .tsv or .csv file names the columns. auto: "
+      "it does if a name given by --text_a, --text_b or --label stands there, "
+      "or a usual one such as sentence or label.")
+  flags.DEFINE_string(
+      "use_tfds", None,
+      "Take the data from TensorFlow Datasets, as they are prepared on this "
+      "machine: glue/sst2, imdb_reviews ... Nothing is downloaded.")
+  flags.DEFINE_string(
+      "tfds_dir", None,
+      "Folder of TensorFlow Datasets; by default the library's own.")
+
+
 def define_check_flags():
   """Defines the flags that try a run out without making it."""
   flags.disclaim_key_flags()
@@ -225,6 +267,20 @@ def define_export_flags():
       "export_dir", None,
       "Folder of exports, each in a folder named by its time; "
       "<output_dir>/export by default.")
+
+
+def define_record_flags():
+  """Defines the flags of training on records that are made beforehand."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_string(
+      "train_records", None,
+      "Train on these record files of demo.create_finetuning_data instead of "
+      "text: names, patterns (*) or folders, with commas between them; dummy "
+      "makes synthetic records, to try the speed.")
+  flags.DEFINE_string(
+      "meta_data_file", None,
+      "How the records were made: the file of "
+      "demo.create_finetuning_data's --meta_data_file_path.")
 
 
 def check_input_files(args):
@@ -260,7 +316,7 @@ def check_training_flags(args):
         "max_eval_steps", "max_predictions_per_seq"),
        lambda value: value >= 1, "1 or more"),
       (("num_warmup_steps",), lambda value: value >= 0, "0 or more"),
-      (("learning_rate", "num_train_epochs"),
+      (("learning_rate", "num_train_epochs", "loss_upper_bound"),
        lambda value: 0 < value < math.inf, "above 0"),
       (("warmup_proportion",), lambda value: 0 <= value <= 1, "0 to 1")):
     for name in names:
@@ -286,19 +342,31 @@ def check_bert_config(path, bert_config):
     ValueError: a size is missing or no whole number above 0, or the heads
       don't divide the width.
   """
+  check_model_sizes(f"--bert_config_file={path}", bert_config)
+
+
+def check_model_sizes(what, bert_config):
+  """See `check_bert_config`.
+
+  Args:
+    what: string, names the file with the config.
+    bert_config: modeling.BertConfig.
+
+  Raises:
+    ValueError: see `check_bert_config`.
+  """
   for key in ("vocab_size", "hidden_size", "num_hidden_layers",
               "num_attention_heads", "intermediate_size",
               "max_position_embeddings", "type_vocab_size"):
     value = getattr(bert_config, key)
     if not isinstance(value, int) or value < 1:
       raise ValueError(
-          f"--bert_config_file={path}: {key} is {value!r}, a whole number "
-          f"above 0 is needed. Use the bert_config.json of the model.")
+          f"{what}: {key} is {value!r}, a whole number above 0 is needed. Use "
+          f"the config of the model.")
   if bert_config.hidden_size % bert_config.num_attention_heads:
     raise ValueError(
-        f"--bert_config_file={path}: hidden_size {bert_config.hidden_size} is "
-        f"not a multiple of num_attention_heads "
-        f"{bert_config.num_attention_heads}.")
+        f"{what}: hidden_size {bert_config.hidden_size} is not a multiple of "
+        f"num_attention_heads {bert_config.num_attention_heads}.")
 
 
 def check_max_seq_length(args, bert_config, smallest):
@@ -313,10 +381,28 @@ def check_max_seq_length(args, bert_config, smallest):
     ValueError: names the lengths that fit.
   """
   if not smallest <= args.max_seq_length <= bert_config.max_position_embeddings:
+    way_out = " Longer texts go into windows: --doc_stride." if hasattr(
+        args, "doc_stride") else ""
     raise ValueError(
         f"--max_seq_length={args.max_seq_length}: this model takes {smallest} "
         f"to {bert_config.max_position_embeddings} tokens "
-        f"(max_position_embeddings in {args.bert_config_file}).")
+        f"(max_position_embeddings in {args.bert_config_file}).{way_out}")
+
+
+def check_room_for_text(args):
+  """Refuses a length that a question alone may fill.
+
+  Args:
+    args: the parsed flags.
+
+  Raises:
+    ValueError: names the smallest length.
+  """
+  if args.max_seq_length <= args.max_query_length + 3:
+    raise ValueError(
+        f"--max_seq_length={args.max_seq_length} leaves no room for the text "
+        f"beside a question of --max_query_length={args.max_query_length} and "
+        f"3 marks: it has to be {args.max_query_length + 4} or more.")
 
 
 def check_vocabulary(args, vocab, bert_config):

@@ -452,11 +452,11 @@ def is_lost_rank(error):
 
 
 def max_of_ranks(tensor):
-  """In a graph: the largest of the ranks' values of an int32 tensor."""
+  """In a graph: the largest of the ranks' values of a tensor."""
   if not horovod_enabled():
     return tensor
-  # The only one of its type and scope: two the ScopedAllocator would merge,
-  # which Horovod's operation for CPUs can't stand.
+  # Call it once in a name scope: two of a scope the ScopedAllocator would
+  # merge, which Horovod's operation for CPUs can't stand.
   return hvd.allreduce(tensor, op=hvd.Max, name="max_of_ranks")
 
 

@@ -275,7 +275,8 @@ def check_max_seq_length(args, variables, smallest):
     raise ValueError(
         f"--max_seq_length={args.max_seq_length}: the model of "
         f"--bert_hub_module_handle={args.bert_hub_module_handle} takes "
-        f"{smallest} {f'to {positions}' if positions else 'or more'} tokens.")
+        f"{smallest} {f'to {positions}' if positions else 'or more'} tokens. "
+        f"Longer texts go into windows: --doc_stride.")
 
 
 def check_vocabulary(args, vocab, variables):

@@ -105,7 +105,8 @@ def evaluate(args, estimator, model_fn, input_fn, num_rows, name):
   perf_hook = horovod_helpers.PerfLoggingHook(args.eval_batch_size, "eval")
   result = estimator.evaluate(
       input_fn=input_fn, steps=num_batches,
-      hooks=[perf_hook, outputs_hook], name=name)
+      hooks=[perf_hook, outputs_hook], name=name,
+      checkpoint_path=checkpoint_helpers.chosen_checkpoint(args))
   estimator_helpers.write_perf(
       args, perf_hook, _perf_name("eval", name), ranks=1)
   return result, outputs_hook.outputs
@@ -125,7 +126,7 @@ def _evaluate_on_all_ranks(args, estimator, model_fn, input_fn, num_rows, name):
     metric_fn, inputs = spec.eval_metrics
     metric_fns.append(metric_fn)
     predictions = {f"metric_input_{i}": x for i, x in enumerate(inputs)}
-    predictions.update(_shown_tensors(), loss=spec.loss)
+    predictions.update(shown_tensors(), loss=spec.loss)
     return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
         mode=mode, predictions=predictions, scaffold_fn=spec.scaffold_fn)
 
@@ -138,7 +139,9 @@ def _evaluate_on_all_ranks(args, estimator, model_fn, input_fn, num_rows, name):
   if batches is None:
     return None, None
   result = _metrics_over(batches, metric_fns[-1])
-  step = checkpoint_helpers.steps_done(args.output_dir)
+  step = checkpoint_helpers.step_of(
+      checkpoint_helpers.chosen_checkpoint(args) or
+      tf.train.latest_checkpoint(args.output_dir))
   write_summary(estimator.eval_dir(name), result, step)
   return {**result, "global_step": step}, _shown_arrays(batches)
 
@@ -177,10 +180,14 @@ def _predicted_batches(args, estimator, input_fn, batch_size, num_rows, what,
   perf_hook = horovod_helpers.PerfLoggingHook(batch_size * ranks, "eval")
   hooks = [perf_hook] + (
       horovod_helpers.broadcast_hooks() if ranks > 1 else [])
+  # The other ranks take what rank 0 has.
+  path = (checkpoint_helpers.chosen_checkpoint(args)
+          if horovod_helpers.is_chief() else None)
   batches = []
   with script_helpers.Progress(num_rows, what, unit, log_every) as progress:
     for batch in estimator.predict(
-        input_fn=input_fn, hooks=hooks, yield_single_examples=False):
+        input_fn=input_fn, hooks=hooks, yield_single_examples=False,
+        checkpoint_path=path):
       batches.append(batch)
       progress.update(batch_size * ranks)
   estimator_helpers.write_perf(args, perf_hook, perf_name, ranks)
@@ -199,7 +206,7 @@ def show_to_eval_hook(**tensors):
     tf.compat.v1.add_to_collection(_EVAL_OUTPUTS + name, tensor)
 
 
-def _shown_tensors():
+def shown_tensors():
   """Collection name -> tensor of what a model_fn has shown."""
   graph = tf.compat.v1.get_default_graph()
   return {key: graph.get_collection(key)[-1]
@@ -229,7 +236,7 @@ class EvalOutputsHook(tf.estimator.SessionRunHook):
     self.outputs = {}
 
   def begin(self):
-    self._fetches = _shown_tensors()
+    self._fetches = shown_tensors()
     self._batches = []
     self._bar = script_helpers.progress_bar(
         total=self._num_batches, desc="Evaluating", unit="batch")

@@ -1,13 +1,17 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """Record files of tf.train.Examples: how scripts write, reuse and read them."""
 
+import collections
 import functools
+import itertools
 import json
 import os
 import sys
 import unicodedata
+import zlib
 
 from absl import logging
+from google.protobuf import message
 import tensorflow as tf
 
 from demo import horovod_helpers
@@ -16,6 +20,8 @@ from demo import script_helpers
 # In the params of an input_fn: batches (int) that a training with --random_seed
 # has read before it went on, for the data to go on too. Absent or 0 otherwise.
 BATCHES_DONE = "batches_done"
+# Of each file so many records are looked at before anything is done.
+_CHECKED_RECORDS = 100
 
 
 def int_feature(values):
@@ -81,8 +87,7 @@ def _varint(number):
   return bytes(encoded)
 
 
-def dataset(input_file, name_to_features, batch_size, is_training,
-            drop_remainder, batches_done=0):
+def dataset(input_file, name_to_features, params, is_training, drop_remainder):
   """Reads batches of records.
 
   In training the records of all ranks of this server are shared out among
@@ -91,19 +96,33 @@ def dataset(input_file, name_to_features, batch_size, is_training,
   Args:
     input_file: string or list of strings.
     name_to_features: dict name -> tf.io.FixedLenFeature.
-    batch_size: int, B.
+    params: dict of an input_fn: "batch_size", B, and perhaps BATCHES_DONE.
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
-    batches_done: int, batches to leave out of a training, see BATCHES_DONE.
 
   Returns:
     tf.data.Dataset of dicts name -> tensor [B, ...]; int64 is cast to int32.
   """
   d = tf.data.TFRecordDataset(input_file)
   if is_training:
-    d = horovod_helpers.shard(d).repeat().shuffle(buffer_size=100)
-    # Before they are decoded, which would take most of the time.
-    d = d.skip(batches_done * batch_size)
+    d = shuffled(horovod_helpers.shard(d).repeat(), params)
+  return batches(d, name_to_features, params["batch_size"], drop_remainder)
+
+
+def shuffled(d, params):
+  """The records of a training, shuffled, without those that it has read.
+
+  Args:
+    d: tf.data.Dataset of serialized records, whose decoding would take most of
+      the time.
+    params: see `dataset`.
+  """
+  return d.shuffle(buffer_size=100).skip(
+      params.get(BATCHES_DONE, 0) * params["batch_size"])
+
+
+def batches(d, name_to_features, batch_size, drop_remainder):
+  """Makes batches of a dataset of records; see `dataset`."""
   d = d.batch(batch_size, drop_remainder=drop_remainder)
   # Decoded batch by batch, which takes a fraction of the time of row by row.
   return d.map(lambda records: decode(records, name_to_features)).prefetch(
@@ -124,6 +143,137 @@ def decode(records, name_to_features):
   batch = tf.io.parse_example(records, name_to_features)
   return {name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
           for name, value in batch.items()}
+
+
+def find_files(flag, value, made_by):
+  """The record files that a flag names.
+
+  Args:
+    flag: string, its name.
+    value: string, names, patterns and folders, with commas between.
+    made_by: string, the program that makes such files.
+
+  Returns:
+    List of string.
+
+  Raises:
+    ValueError: one of them is not there.
+  """
+  found = []
+  for pattern in value.split(","):
+    if tf.io.gfile.isdir(pattern):
+      pattern = os.path.join(pattern, "*")
+    paths = [path for path in sorted(tf.io.gfile.glob(pattern))
+             if not tf.io.gfile.isdir(path)]
+    if not paths:
+      raise ValueError(
+          f"--{flag}={value}: there is no file {pattern}. Give the records of "
+          f"{made_by}.")
+    found += paths
+  logging.info("--%s: %d file(s).", flag, len(found))
+  return found
+
+
+def compression(path):
+  """How a record file is compressed, in TensorFlow's words."""
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    return "GZIP" if reader.read(3) == b"\x1f\x8b\x08" else ""
+
+
+def records(path):
+  """Yields the records (bytes) of a file, plain or gzip."""
+  return tf.compat.v1.io.tf_record_iterator(
+      path, tf.io.TFRecordOptions(compression(path)))
+
+
+def check_records(path, name_to_features, made_by, length_flag, bounds):
+  """Refuses a file without records, or with such as other flags make.
+
+  The first records are looked at.
+
+  Args:
+    path: string.
+    name_to_features: dict name -> tf.io.FixedLenFeature; what has a default
+      value may be missing.
+    made_by: string, the program that makes such files.
+    length_flag: function of a feature's name that returns the flag (string)
+      which says how many values it has; None if no flag does.
+    bounds: dict name -> int that the ids of this feature have to be below.
+
+  Raises:
+    ValueError: names what doesn't fit, and the flag.
+  """
+  found = None
+  try:
+    for found in itertools.islice(records(path), _CHECKED_RECORDS):
+      features = tf.train.Example.FromString(found).features.feature
+      for name, feature in name_to_features.items():
+        if name in features:
+          values = _values(path, name, features[name], feature.dtype)
+          _check_values(path, name, values, (feature.shape or [1])[0],
+                        length_flag(name), bounds.get(name))
+        elif feature.default_value is None:
+          raise ValueError(
+              f"{path}: its records have no {name} but "
+              f"{', '.join(sorted(features)) or 'nothing'}. Make them with "
+              f"{made_by}.")
+  except (tf.errors.DataLossError, message.DecodeError) as error:
+    raise ValueError(f"{path} is no record file of {made_by}, or damaged "
+                     f"({error}).") from error
+  if found is None:
+    raise ValueError(f"{path} holds no whole record: it is empty, cut short or "
+                     f"something else.")
+
+
+def _values(path, name, feature, dtype):
+  """The values of a tf.train.Feature, if they are of the right kind."""
+  wanted = {tf.int64: "int64_list", tf.float32: "float_list"}[dtype]
+  found = feature.WhichOneof("kind")
+  if found not in (wanted, None):
+    raise ValueError(f"{path}: {name} of its records is {found}, expected "
+                     f"{wanted}. Were they made for another task?")
+  return getattr(feature, wanted).value
+
+
+def _check_values(path, name, values, length, flag, bound):
+  """See `check_records`; `bound` is None for what is no id."""
+  if len(values) != length:
+    found = f"{path}: {name} of its records has {len(values)} values, "
+    if not flag:
+      raise ValueError(f"{found}expected {length}. Make them anew.")
+    raise ValueError(
+        f"{found}--{flag} says {length}. Pass --{flag}={len(values)}, as the "
+        f"records were made, or make them anew.")
+  if bound is not None and not 0 <= min(values) <= max(values) < bound:
+    raise ValueError(
+        f"{path}: {name} of its records has {min(values)} to {max(values)}, "
+        f"the model takes 0 to {bound - 1}. Were they made with the vocabulary "
+        f"of --bert_config_file?")
+
+
+def name_damaged_file(files, error):
+  """Raises ValueError with the file in which records can't be read, if any.
+
+  Args:
+    files: list of string.
+    error: tf.errors.DataLossError that came while they were read.
+  """
+  for path in files:
+    try:
+      collections.deque(records(path), maxlen=0)
+    except tf.errors.DataLossError:
+      raise ValueError(
+          f"{path} is damaged ({error.message.splitlines()[0]}). Make or copy "
+          f"it anew; the training then goes on from the last checkpoint."
+      ) from error
+
+
+def sizes(files):
+  """Names and sizes of files in words, for a comparison between ranks."""
+  total = sum(tf.io.gfile.stat(path).length for path in files)
+  names = ",".join(os.path.basename(path) for path in files)
+  return (f"{len(files)} files, {total} bytes, names' checksum "
+          f"{zlib.crc32(names.encode()):08x}")
 
 
 def origin(files, values):

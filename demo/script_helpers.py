@@ -50,11 +50,11 @@ _GOES_ON = "The same command goes on from the last checkpoint."
 NOTHING_FINISHED = "Files of an earlier run are as they were."
 
 # Flags that may differ between ranks: what lies there is compared instead.
-_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
+_PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle|records)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
-def run(main, required_flags, after_stop=_GOES_ON):
+def run(main, required_flags, after_stop=_GOES_ON, required_where=None):
   """Runs a script: parses flags, calls `main`, ends with an exit status.
 
   A wrong flag, a bad input file or a full disk ends with one line on stderr
@@ -66,8 +66,13 @@ def run(main, required_flags, after_stop=_GOES_ON):
     required_flags: list of flag names without which the script can't start.
     after_stop: string, what an interrupted run leaves to its user;
       NOTHING_FINISHED where that is nothing.
+    required_where: dict from further names to (function of the parsed flags
+      that tells whether they are required, names of flags that make up for
+      them).
   """
   flags.mark_flags_as_required(required_flags)
+  for name, (is_needed, others) in (required_where or {}).items():
+    _require_where(name, is_needed, others)
 
   def guarded_main(argv):
     _set_up_logging()
@@ -89,6 +94,15 @@ def run(main, required_flags, after_stop=_GOES_ON):
       sys.stderr.flush()
 
   app.run(guarded_main)
+
+
+def _require_where(name, is_needed, others):
+  """Refuses a start without a flag, where it is needed."""
+  # Of validators of several flags absl shows one at a time.
+  flags.register_validator(
+      name, lambda value: value is not None or not is_needed(flags.FLAGS),
+      f"Flag --{name} must have a value other than None, or one of "
+      f"--{', --'.join(others)}.")
 
 
 def _explain(error, after_stop):
@@ -113,6 +127,8 @@ def _explain(error, after_stop):
     return 128 + error.signal, str(error) if is_chief else None
   if isinstance(error, horovod_helpers.OtherRankError):
     return 1, None
+  if isinstance(error, AgreedError):
+    return 1, f"error: {error}" if is_chief else None
   if isinstance(error, BrokenPipeError):  # Who read it has seen enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE, None
@@ -158,6 +174,10 @@ class Stopped(BaseException):
         message or f"ended by {signal.Signals(number).name}.")
     self.signal = number
     self.is_agreed = message is not None
+
+
+class AgreedError(Exception):
+  """What a user can cause, raised on all ranks at once; rank 0 says it."""
 
 
 class _Stop(object):

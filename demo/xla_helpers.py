@@ -25,6 +25,23 @@ def allow_cpu():
     os.environ[_VARIABLE] = f"{given} {_ALSO_ON_CPU}".strip()
 
 
+def compiling_config(session_config):
+  """A session's config with compilation on.
+
+  Args:
+    session_config: ConfigProto, which is left alone, or None.
+
+  Returns:
+    ConfigProto.
+  """
+  config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+  if session_config is not None:
+    config.CopyFrom(session_config)
+  config.graph_options.optimizer_options.global_jit_level = (
+      tf.compat.v1.OptimizerOptions.ON_1)
+  return config
+
+
 @contextlib.contextmanager
 def compiling(estimator):
   """Compiles what an Estimator runs meanwhile: for its training alone.
@@ -38,10 +55,7 @@ def compiling(estimator):
   # Its RunConfig has but one session config for all that it does.
   # pylint: disable=protected-access
   config = estimator._session_config
-  estimator._session_config = tf.compat.v1.ConfigProto()
-  estimator._session_config.CopyFrom(config)
-  options = estimator._session_config.graph_options.optimizer_options
-  options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_1
+  estimator._session_config = compiling_config(config)
   try:
     yield
   finally:

@@ -25,6 +25,21 @@ class CheckpointTest:
       checkpoint_helpers.check_checkpoint(tiny_model.init_checkpoint, config)
 
 
+class ModelVariablesTest:
+
+  def test_slots_and_state_are_told_from_the_model(self):
+    model = ["bert/a/kernel", "cls/squad/output_weights", "output_bias",
+             "module/bert/b", "crf/transitions"]
+    slots = ["bert/a/kernel/adam_m", "bert/a/kernel/lamb/v",
+             "output_bias/adam_v", "crf/transitions/adam_m"]
+    state = ["global_step", "loss_scale", "beta1_power", "accumulators/bert/a"]
+    names = model + slots + state
+    assert checkpoint_helpers.model_variables(names) == sorted(model)
+    owners = checkpoint_helpers.slot_owners(names)
+    assert sorted(owners) == sorted(slots)
+    assert owners["bert/a/kernel/lamb/v"] == "bert/a/kernel"
+
+
 def save_zeros(shapes, prefix):
   """Writes a checkpoint of variables (name -> shape) that are all 0."""
   checkpoints.save_checkpoint(

@@ -232,6 +232,35 @@ def events(folder):
   return found
 
 
+def write_events(folder, points, start=0, begun=1000.0):
+  """Writes a TensorBoard file as a training or an evaluation does.
+
+  Args:
+    folder: path; it is made.
+    points: dict tag -> {step: value}.
+    start: int, step that the training begins at or goes on from.
+    begun: float, when; each step takes a second.
+
+  Returns:
+    string, the file.
+  """
+  with tf.Graph().as_default():  # The writer refuses to work eagerly.
+    writer = tf.compat.v1.summary.FileWriter(
+        str(folder), filename_suffix=f".{begun:g}")
+  writer.add_event(tf.compat.v1.Event(
+      step=start, wall_time=begun, session_log=tf.compat.v1.SessionLog(
+          status=tf.compat.v1.SessionLog.CHECKPOINT)))
+  for step in sorted({step for values in points.values() for step in values}):
+    writer.add_event(tf.compat.v1.Event(
+        step=step, wall_time=begun + step - start,
+        summary=tf.compat.v1.Summary(value=[
+            tf.compat.v1.Summary.Value(tag=tag, simple_value=values[step])
+            for tag, values in points.items() if step in values])))
+  writer.close()
+  (path,) = pathlib.Path(folder).glob(f"events*.{begun:g}")
+  return str(path)
+
+
 def run_script(script, *flags, launcher=(), env=None, timeout=600):
   """Runs a script or module from another folder, as a user may.
 

@@ -5,14 +5,17 @@ import types
 import pytest
 import tensorflow as tf
 
+from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
+from demo import script_helpers
 
 
 def flag_values(**values):
   return types.SimpleNamespace(**dict(
       dict(train_batch_size=32, num_train_epochs=3.0, warmup_proportion=0.1,
-           learning_rate=2e-5, scale_learning_rate=True), **values))
+           learning_rate=2e-5, scale_learning_rate=True, max_steps=None),
+      **values))
 
 
 def run_flags(folder, **values):
@@ -22,7 +25,10 @@ def run_flags(folder, **values):
            random_seed=1, use_tpu=False, tpu_name=None, master=None,
            iterations_per_loop=1000, num_tpu_cores=8, train_batch_size=4,
            predict_batch_size=4, profile_steps=None, write_perf=False,
-           use_xla=False),
+           keep_checkpoint_max=None, checkpoint_path=None, eval_every_steps=0,
+           best_metric=None, early_stopping_patience=0, do_train=True,
+           do_eval=False, eval_all_checkpoints=False, continuous_eval=False,
+           continuous_eval_timeout=1, loss_upper_bound=None, use_xla=False),
       **values))
 
 
@@ -133,6 +139,59 @@ class KeptCheckpointsTest:
     assert self.train(tmp_path, 4, 100) == [0, 4]
     assert self.train(tmp_path, 4, 100) == [0, 4]  # Nothing is trained.
     assert self.train(tmp_path, 6, 100) == [6]
+
+
+class LossBoundTest:
+
+  def train(self, folder, losses, save_steps, bound=10.0):
+    """Trains with these losses, one per step; the message it ends with."""
+    def model_fn(features, labels, mode, params):
+      del features, labels, params
+      step = tf.compat.v1.train.get_or_create_global_step()
+      loss = tf.gather(tf.constant(losses), step)
+      tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
+      return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
+          mode, loss=loss, train_op=step.assign_add(1).op)
+
+    args = run_flags(folder, save_checkpoints_steps=save_steps,
+                     loss_upper_bound=bound)
+    estimator = estimator_helpers.make_estimator(args, model_fn)
+    with pytest.raises(script_helpers.AgreedError) as error:
+      estimator_helpers.train(
+          args, estimator, lambda params: tf.data.Dataset.from_tensors(
+              {"x": tf.ones([4])}).repeat(), 4, len(losses), "rate",
+          first_synapse_step=30)
+    return str(error.value)
+
+  def saved(self, folder):
+    return [step for step, _ in checkpoint_helpers.saved_steps(str(folder))]
+
+  @pytest.mark.parametrize("loss, words", [
+      (12.5, "is 12.5"), (float("nan"), "became infinite or NaN")])
+  def test_nothing_is_saved_after_the_bad_step(self, loss, words, tmp_path):
+    # A checkpoint would be due at the bad step, 6.
+    message = self.train(tmp_path, [1.0] * 5 + [loss, 1.0, 1.0], 3)
+    assert message == (
+        f"the loss {words} at step 6, --loss_upper_bound=10: try a smaller "
+        f"--learning_rate or a longer warm-up. The last good checkpoint is "
+        f"kept: {tmp_path}/model.ckpt-3.")
+    assert self.saved(tmp_path) == [0, 3]
+
+  def test_last_step_counts_too(self, tmp_path):
+    self.train(tmp_path, [1.0, 1.0, 10.5], 100)
+    assert self.saved(tmp_path) == [0]
+
+  def test_checkpoint_that_gave_the_loss_is_named(self, tmp_path):
+    message = self.train(tmp_path, [1.0] * 6 + [11.0, 1.0], 3)
+    assert self.saved(tmp_path) == [0, 3, 6]
+    assert message.endswith(
+        f"is kept: {tmp_path}/model.ckpt-3. model.ckpt-6 has the weights of "
+        f"this loss, so start anew, with another --output_dir and the good one "
+        f"as --init_checkpoint.")
+    message = self.train(tmp_path / "first", [11.0, 1.0], 3)
+    assert message.endswith(
+        f"No good checkpoint is kept in {tmp_path}/first. model.ckpt-0 has the "
+        f"weights of this loss, so start anew, with another --output_dir.")
 
 
 class DurationTest:

@@ -274,7 +274,8 @@ class TwoRanksTest:
         "run_classifier.py", "--task_name=sst2", "--do_train", "--do_eval",
         f"--data_dir={sst2_dir}", f"--output_dir={output_dir}", "--cpu_only",
         "--train_batch_size=8", "--learning_rate=1e-3", "--random_seed=1",
-        "--num_train_epochs=4", "--detailed_results", *tiny_model.flags(),
+        "--num_train_epochs=4", "--detailed_results", "--eval_every_steps=32",
+        *tiny_model.flags(),
         launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
     assert "Horovod runs 2 rank(s), 2 on this server: switched" in run.stdout
@@ -282,7 +283,11 @@ class TwoRanksTest:
     assert re.search(r"Learning rate 0.002: --learning_rate=0.001 times 2",
                      run.stdout)
     metrics = json.loads((output_dir / "eval_metrics.json").read_text())
-    assert metrics["global_step"] == 64  # 256 * 4 / 8 / 2
+    log = json.loads((output_dir / "evaluations.json").read_text())
+    assert [x["step"] for x in log["evaluations"]] == [32, 64]
+    assert tf.train.latest_checkpoint(str(output_dir)).endswith(
+        "model.ckpt-64")  # 256 * 4 / 8 / 2
+    assert metrics["global_step"] == log["best_step"]
     rows = [sum(1 for _ in tf.data.TFRecordDataset(
         str(output_dir / f"train.tf_record_{rank}"))) for rank in (0, 1)]
     assert rows == [128, 128]

@@ -264,6 +264,22 @@ class DifferentRanksTest:
     assert run.stdout.count("run_classifier.py: error: --task_name=nothing") == 1
 
 
+class LossBoundTest:
+
+  def test_other_ranks_loss_ends_all_without_a_checkpoint(self, tmp_path):
+    run = conftest.run_script(
+        "tests/rank_programs/train_losses.py", f"--output_dir={tmp_path}",
+        launcher=[*MPIRUN, "2"], timeout=60)
+    assert run.returncode == 1, run.stdout
+    (line,) = [line for line in run.stdout.splitlines() if "error:" in line]
+    assert line == (
+        f"train_losses.py: error: the loss is 12.5 at step 6, "
+        f"--loss_upper_bound=10: try a smaller --learning_rate or a longer "
+        f"warm-up. The last good checkpoint is kept: {tmp_path}/model.ckpt-3.")
+    assert latest_step(tmp_path) == 3
+    assert "Traceback" not in run.stdout
+
+
 def files(folder, names):
   return {name: (pathlib.Path(folder) / name).read_bytes() for name in names}
 
@@ -302,12 +318,13 @@ class DistributedPredictTest:
 
   def test_classifier_gives_one_ranks_bytes(
       self, tiny_model, sst2_dir, tmp_path):
+    # Texts are in one window or two, and stay together.
     assert_one_ranks_bytes(
         "run_classifier.py",
         ["eval_results.txt", "test_results.tsv", "predictions.tsv",
          "eval_metrics.json"], 3, tmp_path, "--task_name=sst2", "--do_eval",
         "--do_predict", "--detailed_results", f"--data_dir={sst2_dir}",
-        *tiny_model.flags())
+        "--doc_stride=4", *tiny_model.flags(max_seq_length=8))
     for name in ("one", "many"):
       scores = conftest.events(tmp_path / name / "eval")
       assert {"eval_loss", "loss", "eval_accuracy"} <= set(scores)

@@ -202,21 +202,22 @@ SPOILT = {
          r"definitions"]),
     "flag with another default": (
         "run_squad.py", '"doc_stride", 128', '"doc_stride", 64',
-        [r"--doc_stride: default 128 upstream, 64 here; CHANGES.md has no ### "
-         r"run_squad, flags"]),
+        [r"### run_squad, flags: Names lacks `--doc_stride` \(default 128 "
+         r"upstream, 64 here\)"]),
     "flag of another type": (
         "run_squad.py", 'DEFINE_integer(\n      "n_best_size", 20',
         'DEFINE_string(\n      "n_best_size", 20',
-        [r"--n_best_size: type 'integer' upstream, 'string' here"]),
+        [r"Names lacks `--n_best_size` \(type 'integer' upstream, 'string' "
+         r"here\)"]),
     "flag added": (
         "run_squad.py", "flag_helpers.define_tpu_flags()",
         'flags.DEFINE_bool("extra", True, "")\n'
         "  flag_helpers.define_tpu_flags()",
         [r"run_squad.py: --extra: .*no row with `extra` has run_squad"]),
     "required flag forgotten": (
-        "run_squad.py", '["vocab_file", "bert_config_file", "output_dir"]',
-        '["vocab_file", "bert_config_file"]',
-        [r"--output_dir: required True upstream, False here"]),
+        "run_squad.py", '["bert_config_file", "output_dir"]',
+        '["bert_config_file"]',
+        [r"Names lacks `--output_dir` \(required True upstream, False here\)"]),
     "unknown file written": (
         "run_squad.py", '"predictions.json"', '"answers.json"',
         [r"run_squad.py: answers.json: this run_squad.py names this file, "
@@ -292,7 +293,7 @@ def get_activation(""",
     "default changed by a helper": (
         "demo/flag_helpers.py", "def define_tpu_flags():\n",
         "def define_tpu_flags():\n  flags.FLAGS.num_tpu_cores = 9\n",
-        [r"^demo/script_helpers.py:\d+: changes a flag after its definition"]),
+        [r"^demo/flag_helpers.py:\d+: changes a flag after its definition"]),
     "value set under __main__": (
         "run_squad.py", "  init_squad_flags()\n",
         "  init_squad_flags()\n  FLAGS.doc_stride = 64\n",
@@ -369,11 +370,12 @@ class FindingsTest:
     assert not found
 
   def test_shared_flag_is_found_in_each_script(self, tree, interface):
-    edit(tree, "demo/script_helpers.py", '"learning_rate", 5e-5',
+    edit(tree, "demo/flag_helpers.py", '"learning_rate", 5e-5',
          '"learning_rate", 5e-4')
     found = "\n".join(failures(tree, interface))
     for name in ("run_classifier", "run_squad"):
-      assert f"{name}.py: --learning_rate: default 5e-05 upstream" in found
+      assert (f"### {name}, flags: Names lacks `--learning_rate` (default "
+              f"5e-05 upstream") in found
 
   @pytest.mark.parametrize("text, message", [
       ("gelu: [", r"tests/alike.yaml: .*line \d+"),

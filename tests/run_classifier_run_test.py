@@ -60,9 +60,11 @@ class TrainedTest:
         trained[0] / "test_results.tsv").read_text().splitlines()]
     assert len(rows) == 21 and all(len(row) == 2 for row in rows)
     lines = (trained[0] / "predictions.tsv").read_text().splitlines()
-    assert lines[0] == "index\tid\tlabel\tprobability_0\tprobability_1"
+    assert lines[0] == ("index\tid\tlabel\tprobability_0\tprobability_1\t"
+                        "text_a\ttext_b")
     for i, (line, row) in enumerate(zip(lines[1:], rows)):
-      index, guid, label, *probabilities = line.split("\t")
+      index, guid, label, *probabilities, text_a, text_b = line.split("\t")
+      assert text_a == conftest.sentiment_rows(21, 3)[i][0] and not text_b
       assert (index, guid) == (str(i), f"test-{i + 1}")
       assert probabilities == row
       assert label == str(int(np.argmax(np.array(row, float))))
@@ -126,6 +128,42 @@ class TrainedTest:
         f"--output_dir={tmp_path}", "--cpu_only", *tiny_model.flags())
     assert run.returncode == 1 and "Traceback" not in run.stdout, run.stdout
     assert "the newest in --output_dir, is damaged" in run.stdout
+
+
+class RecordsTest:
+
+  def test_records_made_beforehand_train_the_same_model(
+      self, trained, tiny_model, sst2_dir, tmp_path):
+    """Made as Model Garden's document says."""
+    run = conftest.run_script(
+        "demo.create_finetuning_data", f"--input_data_dir={sst2_dir}/",
+        f"--vocab_file={tiny_model.vocab_file}",
+        f"--train_data_output_path={tmp_path}/new/SST-2_train.tf_record",
+        f"--eval_data_output_path={tmp_path}/new/SST-2_eval.tf_record",
+        f"--test_data_output_path={tmp_path}/new/SST-2_test.tf_record",
+        f"--meta_data_file_path={tmp_path}/new/SST-2_meta_data",
+        "--fine_tuning_task_type=classification", "--max_seq_length=32",
+        "--classification_task_name=SST-2")
+    assert run.returncode == 0, run.stdout
+    assert "SST-2_train.tf_record: 256 records." in run.stdout
+    run = conftest.run_script(
+        SCRIPT, f"--train_records={tmp_path}/new/*_train.tf_record",
+        f"--eval_records={tmp_path}/new/SST-2_eval.tf_record",
+        f"--predict_records={tmp_path}/new/SST-2_test.tf_record",
+        f"--meta_data_file={tmp_path}/new/SST-2_meta_data",
+        f"--output_dir={tmp_path}/out", "--do_train", "--do_eval",
+        "--do_predict", "--num_train_epochs=8", "--log_steps=20",
+        "--random_seed=5", "--detailed_results", *TRAINING,
+        *tiny_model.flags(vocab_file=None, max_seq_length=None))
+    assert run.returncode == 0, run.stdout
+    for name in ("eval_results.txt", "eval_metrics.json", "test_results.tsv"):
+      assert (tmp_path / "out" / name).read_text() == (
+          trained[0] / name).read_text(), name
+    assert conftest.events(tmp_path / "out")["loss"] == conftest.events(
+        trained[0])["loss"]
+    lines = (tmp_path / "out" / "predictions.tsv").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in lines[1:]] == [
+        [str(i), str(i)] for i in range(21)]
 
 
 class SeedTest:
@@ -227,11 +265,16 @@ class TasksTest:
     run = conftest.run_script(
         SCRIPT, f"--task_name={task}", f"--data_dir={tmp_path}", "--do_train",
         "--do_eval", "--do_predict", "--num_train_epochs=1",
-        f"--output_dir={output_dir}", "--detailed_results", *TRAINING,
-        *tiny_model.flags())
+        f"--output_dir={output_dir}", "--detailed_results",
+        "--eval_every_steps=4", *TRAINING, *tiny_model.flags())
     assert run.returncode == 0, run.stdout
     sets = json.loads((output_dir / "eval_metrics.json").read_text())["sets"]
     results = eval_results(output_dir)
+    best = json.loads((output_dir / "best" / "info.json").read_text())
+    assert results["global_step"] == str(best["step"])
+    for name, value in sets["dev"]["scores"].items():
+      assert best["scores"][name] == pytest.approx(value, abs=1e-6)
+    assert best["metric"] == {"stsb": "pearson", "mnli": "accuracy"}[task]
     if task == "stsb":
       assert set(sets["dev"]["scores"]) == {
           "pearson", "spearman", "mean_squared_error"}
@@ -242,6 +285,8 @@ class TasksTest:
       columns = 1
     else:
       assert sets["dev"] == sets["mismatched"]  # The files are the same.
+      assert (best["scores"]["accuracy_mismatched"] ==
+              best["scores"]["accuracy"])
       for name in ("eval_results_mismatched.txt", "eval_mismatched.tf_record",
                    "test_results_mismatched.tsv",
                    "predict_mismatched.tf_record"):
@@ -252,6 +297,40 @@ class TasksTest:
     rows = (output_dir / "test_results.tsv").read_text().splitlines()
     assert len(rows) == 48
     assert all(len(row.split("\t")) == columns for row in rows)
+
+
+class LongTextTest:
+
+  @pytest.fixture(scope="class")
+  def data_dir(self, tmp_path_factory):
+    """An SST-2 folder whose texts decide with their 7th word or a later one."""
+    folder = tmp_path_factory.mktemp("long")
+    rng = np.random.RandomState(1)
+    for name, count in (("train", 256), ("dev", 48), ("test", 10)):
+      lines = ["sentence\tlabel"]
+      for i in range(count):
+        start = rng.choice(conftest.WORDS[:12], rng.randint(6, 10))
+        lines.append(f"{' '.join(start)} {('bad', 'good')[i % 2]}\t{i % 2}")
+      (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+  @pytest.mark.parametrize("flags, least, most", [
+      (["--doc_stride=5", "--window_pooling=max", "--label_smoothing=0.1",
+        "--class_weights=balanced"], 0.9, 1.0),
+      ([], 0.25, 0.75)])
+  def test_end_of_a_text_counts_with_windows_alone(
+      self, flags, least, most, data_dir, tiny_model, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=sst2", f"--data_dir={data_dir}", "--do_train",
+        "--do_eval", "--do_predict", "--num_train_epochs=14",
+        "--random_seed=1", f"--output_dir={tmp_path}", *TRAINING, *flags,
+        *tiny_model.flags(max_seq_length=8))
+    assert run.returncode == 0, run.stdout
+    found = eval_results(tmp_path)
+    assert found["global_step"] == "224"  # Texts are counted, not windows.
+    assert least <= float(found["eval_accuracy"]) <= most
+    rows = (tmp_path / "test_results.tsv").read_text().splitlines()
+    assert len(rows) == 10
 
 
 def cut_short(path, folder):
@@ -359,10 +438,13 @@ def bad_input_cases():
       "nothing to do": (flag(do_train="false"), "Nothing to do"),
       "batch larger than the data": (flag(train_batch_size=1000),
                                      "make less than one step"),
+      "bound that is no number": (flag(loss_upper_bound="nan"),
+                                  "--loss_upper_bound=nan has to be above 0"),
       "rate of zero": (flag(learning_rate=0), "--learning_rate=0.0 has to be"),
       "long warm-up": (flag(warmup_proportion=2), "has to be 0 to 1"),
       "all dropped": (flag(dropout_before_logits=1), "has to be below 1"),
       "batch of zero": (flag(eval_batch_size=0), "--eval_batch_size=0"),
+      "gaps between windows": (flag(doc_stride=31), "--doc_stride=31 would"),
   }
 
 

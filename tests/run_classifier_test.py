@@ -1,13 +1,18 @@
 """Tests of run_classifier.py: processors, features and records, the model."""
 
 import hashlib
+import types
 
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
+from sklearn.utils import class_weight
 import tensorflow as tf
 
+from demo import option_helpers
+from demo import window_helpers
 import run_classifier
 import tokenization
 
@@ -347,3 +352,180 @@ class CreateModelTest:
         dropout_before_logits=rate))
     assert (first[2] != second[2]).any() == is_random
 
+
+
+class ClassWeightsTest:
+
+  def weights(self, value, labels=("a", "b", "c"), examples=None, smoothing=0):
+    args = types.SimpleNamespace(
+        class_weights=value, label_smoothing=smoothing)
+    return run_classifier._class_weights(args, list(labels), examples)
+
+  def test_numbers_in_label_order(self):
+    assert self.weights("1,2.5,0") == (1.0, 2.5, 0.0)
+    assert self.weights(None) is None
+
+  def test_balanced_is_scikit_learns(self):
+    labels = list("abbcccccba")
+    examples = make_examples([("x", None, label) for label in labels])
+    assert self.weights("balanced", examples=examples) == pytest.approx(
+        class_weight.compute_class_weight(
+            "balanced", classes=np.array(list("abc")), y=labels))
+    assert self.weights("balanced") is None  # Nothing is trained.
+    with pytest.raises(ValueError, match="no training example has label 'd'"):
+      self.weights("balanced", "abcd", examples)
+
+  @pytest.mark.parametrize("value", [
+      "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1,two,3", "0,0,0", "",
+      "Balanced"])
+  def test_others_are_refused(self, value):
+    with pytest.raises(ValueError, match=(
+        f"--class_weights={value}: expected balanced or 3 numbers.* a, b, c")):
+      self.weights(value)
+
+  def test_regression_has_no_classes(self):
+    for value, smoothing, flag in (("1", 0, "--class_weights=1"),
+                                   (None, 0.1, "--label_smoothing=0.1")):
+      with pytest.raises(ValueError, match=f"{flag}: a regression task"):
+        self.weights(value, (), smoothing=smoothing)
+
+
+class AddOutputLayerTest:
+
+  def losses(self, is_training, labels=(0, 2, 2, 1), **options):
+    """(loss, per_example_loss, probabilities), without dropout."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      tf.compat.v1.set_random_seed(3)
+      vectors = tf.constant(
+          np.random.RandomState(1).normal(0, 40, [len(labels), 8]), tf.float32)
+      loss, each, _, probabilities = run_classifier.add_output_layer(
+          vectors, is_training, tf.constant(labels), 3, 0.0, False,
+          option_helpers.Options(**options))
+      session.run(tf.compat.v1.global_variables_initializer())
+      return session.run((loss, each, probabilities))
+
+  def test_class_weights_make_a_weighted_mean(self):
+    labels, weights = [0, 2, 2, 1], (1.0, 0.0, 2.5)
+    plain = self.losses(True)
+    loss, each, probabilities = self.losses(True, class_weights=weights)
+    np.testing.assert_array_equal(each, plain[1])
+    assert loss == pytest.approx(sklearn_metrics.log_loss(
+        labels, probabilities, labels=[0, 1, 2],
+        sample_weight=[weights[label] for label in labels]), rel=1e-5)
+    assert loss != pytest.approx(plain[0], rel=1e-3)
+
+  def test_batch_without_weight_has_no_loss(self):
+    assert self.losses(True, labels=(1, 1), class_weights=(1.0, 0.0, 1.0))[
+        0] == 0.0
+
+  def test_label_smoothing_spreads_the_target(self):
+    loss, each, probabilities = self.losses(True, label_smoothing=0.3)
+    targets = np.eye(3)[[0, 2, 2, 1]]
+    expected = -np.sum(
+        (0.7 * targets + 0.1) * np.log(probabilities.astype(float)), axis=1)
+    np.testing.assert_allclose(each, expected, rtol=1e-5)
+    assert loss == pytest.approx(each.mean(), rel=1e-6)
+    assert loss == pytest.approx(
+        float(tf.keras.losses.CategoricalCrossentropy(label_smoothing=0.3)(
+            targets, probabilities)), rel=1e-5)
+
+  def test_evaluation_has_the_plain_loss(self):
+    plain, other = self.losses(False), self.losses(
+        False, class_weights=(1.0, 2.0, 3.0), label_smoothing=0.3)
+    for x, y in zip(plain, other):
+      np.testing.assert_array_equal(x, y)
+
+
+class WindowsTest:
+
+  LENGTH = 8
+
+  def batch(self, tiny_model, folder, texts, windows):
+    """The records of texts, read back as one batch (dict of arrays)."""
+    examples = [
+        run_classifier.InputExample(f"dev-{i}", a, b, "1")
+        for i, (a, b) in enumerate(texts)]
+    path = str(folder / "windows.tf_record")
+    run_classifier.file_based_convert_examples_to_features(
+        examples, ["0", "1"], self.LENGTH,
+        tokenization.FullTokenizer(tiny_model.vocab_file), path, windows)
+    dataset = run_classifier.file_based_input_fn_builder(
+        path, self.LENGTH, False, False, has_windows=windows is not None)(
+            {"batch_size": len(texts)})
+    (batch,) = dataset.as_numpy_iterator()
+    with open(path, "rb") as reader:
+      return batch, reader.read()
+
+  NAMES = ("input_ids", "input_mask", "segment_ids")
+
+  @pytest.fixture(scope="class")
+  def logits(self, tiny_model):
+    """Function of kind ("rows", "mean", "max") and batch: the logits."""
+    config = type(tiny_model.config).from_dict(dict(
+        tiny_model.config.to_dict(), num_hidden_layers=1,
+        initializer_range=0.3))
+    fed, found = {}, {}
+    with tf.Graph().as_default() as graph:
+      tf.compat.v1.set_random_seed(4)
+      for kind in ("rows", "mean", "max"):
+        shape = [None, self.LENGTH] if kind == "rows" else [
+            None, None, self.LENGTH]
+        fed[kind] = [tf.compat.v1.placeholder(tf.int32, shape)
+                     for _ in self.NAMES]
+        with tf.compat.v1.variable_scope("", reuse=tf.compat.v1.AUTO_REUSE):
+          found[kind] = run_classifier.create_model(
+              config, False, *fed[kind], tf.zeros([1], tf.int32), 2, False,
+              options=option_helpers.Options(
+                  window_pooling="max" if kind == "max" else "mean"))[2]
+      variables = {var.op.name: var
+                   for var in tf.compat.v1.trainable_variables()}
+      alike = [variables[name.replace("bert_2", scope)].assign(var)
+               for scope in ("bert", "bert_1")
+               for name, var in variables.items() if name.startswith("bert_2")]
+      initializer = tf.compat.v1.global_variables_initializer()
+    session = tf.compat.v1.Session(graph=graph)
+    session.run(initializer)
+    session.run(alike)
+    return lambda kind, batch: session.run(found[kind], {
+        tensor: batch[name] for tensor, name in zip(fed[kind], self.NAMES)})
+
+  def test_text_that_fits_gives_upstreams_record_and_logits(
+      self, tiny_model, logits, tmp_path):
+    texts = [("the film is good", None), ("very bad", "a 1"), ("", None)]
+    usual, record = self.batch(tiny_model, tmp_path, texts, None)
+    windows, same_record = self.batch(
+        tiny_model, tmp_path, texts, window_helpers.Windows(3, 8))
+    assert record == same_record
+    assert windows["input_ids"].shape == (3, 1, self.LENGTH)
+    expected = logits("rows", usual)
+    for pooling in ("mean", "max"):
+      np.testing.assert_array_equal(logits(pooling, windows), expected)
+
+  def test_logits_are_those_of_the_windows_pooled(
+      self, tiny_model, logits, tmp_path, caplog):
+    texts = [("the film is good", None),
+             ("the book was very very dull but the film was lovely", None),
+             ("awful hotel", "the room is bad the staff is bad")]
+    with caplog.at_level("INFO", "absl"):
+      batch, _ = self.batch(
+          tiny_model, tmp_path, texts, window_helpers.Windows(3, 4))
+    counts = batch["input_mask"][:, :, 0].sum(axis=1).tolist()
+    assert counts == [1, 3, 3]
+    assert caplog.messages == ["windows.tf_record: 3 texts in 7 windows."]
+    alone = [np.concatenate([
+        logits("rows", {name: batch[name][text, number][None]
+                        for name in self.NAMES}) for number in range(count)])
+             for text, count in enumerate(counts)]
+    for pooling in ("mean", "max"):
+      np.testing.assert_allclose(
+          logits(pooling, batch),
+          [getattr(np, pooling)(rows, axis=0) for rows in alone], atol=1e-6)
+
+  def test_what_is_cut_is_counted(self, tiny_model, tmp_path, caplog):
+    with caplog.at_level("WARNING", "absl"):
+      self.batch(tiny_model, tmp_path, [
+          ("good " * 30, None), ("bad", None), ("bad " * 11, None)],
+                 window_helpers.Windows(5, 2))
+    assert caplog.messages == [
+        "windows.tf_record: 1 of 3 texts have more than --max_windows=2 "
+        "windows; the 19 tokens after them are left out."]

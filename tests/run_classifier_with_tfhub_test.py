@@ -61,6 +61,32 @@ class CreateModelTest:
     np.testing.assert_allclose(loss, each.mean(), rtol=1e-6)
     np.testing.assert_array_equal(values, logits)
 
+  def test_windows_go_through_the_module_one_by_one(self, monkeypatch):
+    class Module(object):
+      """Gives the ids as the pooled output."""
+
+      def __init__(self, handle):
+        assert handle == "folder"
+
+      def encode(self, is_training, input_ids, input_mask, segment_ids):
+        return tf.cast(input_ids * input_mask + segment_ids, tf.float32)
+
+    monkeypatch.setattr(
+        run_classifier_with_tfhub.hub_helpers, "HubModule", Module)
+    ids = np.arange(1, 19).reshape(3, 2, 3)
+    mask = np.ones_like(ids)
+    mask[1, 1] = 0  # The second text has one window.
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      outputs = run_classifier_with_tfhub.create_model(
+          False, tf.constant(ids, tf.int32), tf.constant(mask, tf.int32),
+          tf.ones_like(ids, tf.int32), tf.constant([0, 1, 1]), 2, "folder")
+      (weights, _) = tf.compat.v1.trainable_variables()
+      session.run(tf.compat.v1.global_variables_initializer())
+      logits, weights = session.run((outputs[2], weights))
+    expected = (ids + 1) @ weights.T  # [B, N, L]
+    expected[1, 1] = expected[1, 0]
+    np.testing.assert_allclose(logits, expected.mean(axis=1), rtol=1e-5)
+
 
 @pytest.mark.slow
 class MainTest:
@@ -122,7 +148,8 @@ class MainTest:
     assert "--vocab_file: not used" in process.stdout
     assert (f"{SCRIPT}: error: --max_seq_length=65: the model of "
             f"--bert_hub_module_handle={hub_modules['tf1']} takes 3 to 64 "
-            f"tokens." in process.stdout), process.stdout
+            f"tokens. Longer texts go into windows: --doc_stride." in
+            process.stdout), process.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 """From text to a fine-tuned classifier, by command line, on a tiny model."""
 
+import json
 import os
 import re
 import shlex
@@ -119,12 +120,19 @@ class TwoRanksTest:
         "run_pretraining.py", "--do_train", "--do_eval",
         "--distributed_predict", f"--input_file={path[0]}/train-*.gz",
         "--num_train_steps=20", "--num_warmup_steps=4", "--max_eval_steps=3",
+        "--eval_every_steps=5",
         "--learning_rate=1e-3", f"--output_dir={tmp_path}", "--log_steps=5",
         *flags_of(tiny_model), launcher=[*conftest.MPIRUN, "2"])
     assert "Learning rate 0.002: --learning_rate=0.001 times 2 ranks" in log
     assert "10 steps, 2 of them warm-up: --num_train_steps=20" in log
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-10")
-    assert results(tmp_path)["global_step"] == 10
+    log = json.loads((tmp_path / "evaluations.json").read_text())
+    assert [x["step"] for x in log["evaluations"]] == [5, 10]
+    best = log["evaluations"][log["best_step"] // 5 - 1]["scores"]
+    # Rank 0 alone within the training, both ranks after it.
+    assert results(tmp_path)["global_step"] == log["best_step"]
+    for name in SCORES:
+      assert best[name] == pytest.approx(results(tmp_path)[name], rel=1e-5)
 
 
 class BadInputTest:

@@ -54,7 +54,9 @@ def parsed(**values):
   args = flags.FlagValues()
   for name, value in {"max_seq_length": LENGTH, "do_train": True,
                       "max_predictions_per_seq": PREDICTIONS, "do_eval": False,
-                      "eval_input_file": None, **values}.items():
+                      "eval_input_file": None, "eval_every_steps": 0,
+                      "eval_all_checkpoints": False, "continuous_eval": False,
+                      **values}.items():
     (flags.DEFINE_bool if isinstance(value, bool) else
      flags.DEFINE_integer if isinstance(value, int) else
      flags.DEFINE_string)(name, value, "", flag_values=args)
@@ -173,8 +175,8 @@ class DamagedFileTest:
     (tmp_path / "cut").write_bytes((tmp_path / "cut").read_bytes()[:-20])
     error = tf.errors.DataLossError(None, None, "truncated\nand more")
     with pytest.raises(ValueError, match=r"cut is damaged \(truncated\)\."):
-      run_pretraining._name_damaged_file([whole, cut], error)
-    run_pretraining._name_damaged_file([whole], error)
+      record_helpers.name_damaged_file([whole, cut], error)
+    record_helpers.name_damaged_file([whole], error)
 
 
 class GatherIndexesTest:

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import tensorflow as tf
 
+from demo import create_finetuning_data
 from tests import conftest
 
 pytestmark = pytest.mark.slow
@@ -127,6 +129,32 @@ class TrainedTest:
     assert re.search(r"run_squad.py: error: .*predictions.json has nothing on "
                      r"480 of 480 questions, such as id '1-0-0'", run.stdout)
     assert (trained[0] / "eval_results.json").read_bytes() == before
+
+
+class RecordsTest:
+
+  def test_records_made_beforehand_train_the_same_model(
+      self, trained, tiny_model, squad_dir, tmp_path):
+    create_finetuning_data.create_squad(types.SimpleNamespace(
+        squad_data_file=f"{squad_dir}/train.json",
+        vocab_file=tiny_model.vocab_file, do_lower_case=True, max_seq_length=32,
+        max_query_length=8, doc_stride=16, version_2_with_negative=False,
+        train_data_output_path=f"{tmp_path}/squad.tf_record",
+        eval_data_output_path=None, test_data_output_path=None,
+        meta_data_file_path=f"{tmp_path}/meta"))
+    assert (tmp_path / "squad.tf_record").read_bytes() == (
+        trained[0] / "train.tf_record").read_bytes()
+    run = conftest.run_script(
+        SCRIPT, "--do_train", f"--train_records={tmp_path}/squad.tf_record",
+        f"--meta_data_file={tmp_path}/meta", f"--output_dir={tmp_path}/out",
+        "--num_train_epochs=8", "--log_steps=50", "--cpu_only",
+        "--train_batch_size=16", "--learning_rate=3e-3", "--random_seed=3",
+        *tiny_model.flags(vocab_file=None, max_seq_length=None))
+    assert run.returncode == 0, run.stdout
+    assert "--doc_stride=16, by --meta_data_file" in run.stdout
+    assert conftest.events(tmp_path / "out")["loss"] == conftest.events(
+        trained[0])["loss"]
+    assert not list((tmp_path / "out").glob("*.tf_record*"))
 
 
 class Version2Test:
@@ -247,7 +275,7 @@ class TwoRanksTest:
         SCRIPT, *flags, f"--output_dir={one}").returncode == 0
     two = tmp_path / "two"
     run = conftest.run_script(
-        SCRIPT, *flags, "--do_predict", "--do_eval",
+        SCRIPT, *flags, "--do_predict", "--do_eval", "--eval_every_steps=10",
         f"--predict_file={squad_dir}/dev.json", f"--output_dir={two}",
         launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
@@ -263,7 +291,11 @@ class TwoRanksTest:
     assert list(map(len, parts)) == [240, 240]
     assert parts[0] + parts[1] == inputs(one / "train.tf_record")
     assert len(load(two, "predictions.json")) == 80
-    assert load(two, "eval_results.json")["total"] == 80
+    results = load(two, "eval_results.json")
+    assert results["total"] == 80
+    log = load(two, "evaluations.json")
+    assert [x["step"] for x in log["evaluations"]] == [10, 15]
+    assert results == load(two, "best/info.json")["scores"]
 
 
 def bad_input_cases():

@@ -11,11 +11,8 @@ from tests import conftest
 
 PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
-    "tokenization", "modeling", "optimization", "demo.horovod_helpers",
-    "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
-    "demo.record_helpers", "demo.script_helpers",
-    "demo.worker_helpers", "demo.xla_helpers", "demo.metrics", "habana"}
+    "tokenization", "modeling", "optimization", "demo.metrics", "habana"} | {
+        f"demo.{path.stem}" for path in PROJECT.glob("demo/*_helpers.py")}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -38,6 +35,12 @@ MAY_IMPORT = {
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/table_helpers.py": {"demo.script_helpers"},
+    "demo/tfds_helpers.py": {"demo.table_helpers"},
+    "demo/finetuning_helpers.py": {
+        "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.record_helpers"},
+    "demo/window_helpers.py": set(),
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
@@ -46,9 +49,36 @@ MAY_IMPORT = {
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
+    "demo/evaluation_helpers.py": {
+        "demo.checkpoint_helpers", "demo.curve_helpers",
+        "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.script_helpers"},
+    "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
+    "demo/curve_helpers.py": {"demo.script_helpers"},
+    "demo/runs.py": {
+        "demo.curve_helpers", "demo.runs_reader", "demo.runs_report",
+        "demo.script_helpers"},
+    "demo/runs_reader.py": {"demo.curve_helpers"},
+    "demo/runs_report.py": {"demo.curve_helpers"},
+    "demo/hf_checkpoints.py": {
+        "modeling", "tokenization", "demo.flag_helpers", "demo.script_helpers"},
+    "demo/checkpoint_report.py": {
+        "demo.checkpoint_helpers", "demo.hf_checkpoints"},
+    "demo/checkpoints.py": {
+        "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
+        "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
+    "demo/alias_helpers.py": set(),
+    "demo/config_helpers.py": {
+        "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
+        "modeling"},
+    "demo/seed_helpers.py": {"demo.script_helpers"},
+    "demo/train.py": {
+        "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
+        "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",
+        "run_squad"},
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
     "demo/review_differences.py": set(),
@@ -61,10 +91,13 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoints", "demo.download", "demo.export_hub", "demo.launch",
-         "demo.quickstart", "demo.review_changes", "demo.review_differences",
+TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
+         "demo.create_finetuning_data", "demo.download", "demo.export_hub",
+         "demo.hf_checkpoints", "demo.launch", "demo.quickstart",
+         "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
-         "demo.review_variables"}
+         "demo.review_variables", "demo.runs", "demo.runs_reader",
+         "demo.runs_report", "demo.train"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"
@@ -170,7 +203,8 @@ class InterfaceTest:
 class DocumentTest:
 
   @pytest.mark.parametrize(
-      "name", ["README.md", "CHANGES.md", "docs/pretraining.md"])
+      "name", ["README.md", "CHANGES.md", "docs/pretraining.md",
+               "docs/training.md"])
   def test_no_placeholder_is_left_and_named_files_exist(self, name):
     text = (PROJECT / name).read_text(encoding="utf-8")
     assert not re.search(r"RESULTS_TABLE|SPEED\b|TODO|XXX", text)

@@ -30,6 +30,17 @@ from tests import estimator_helpers_test
 STEPS, COMPARED = 64, 20
 
 
+class CompilingConfigTest:
+
+  def test_other_settings_stay(self):
+    given = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=3)
+    config = xla_helpers.compiling_config(given)
+    assert config.intra_op_parallelism_threads == 3
+    assert config.graph_options.optimizer_options.global_jit_level == 1
+    assert not given.HasField("graph_options")
+    assert xla_helpers.compiling_config(None).allow_soft_placement
+
+
 class AllowCpuTest:
 
   @pytest.mark.parametrize("given, expected", [
