@@ -1119,8 +1119,8 @@ def main(_):
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-  if FLAGS.use_xla:
-    xla_helpers.allow_cpu()
+    if FLAGS.use_xla:
+      xla_helpers.allow_cpu()
     flag_helpers.check_input_files(FLAGS)
     bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
     flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)
