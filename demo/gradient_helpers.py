@@ -5,15 +5,14 @@ import tensorflow as tf
 
 from demo import layer_helpers
 
-# Prefix of the graph collections with which hooks find what a training has
-# come to, by name.
-STATES = "training_states/"
-SKIPPED_STEPS = "skipped_steps"
+# What `training_states` holds; prefix of the graph collections behind it.
+LOSS_SCALE, SKIPPED_STEPS = "loss_scale", "skipped_steps"
+_STATES = "training_states/"
 
-# Of the dynamic loss scale: see `LossScale`.
-_FIRST_SCALE = 2.0 ** 15
-_GOOD_STEPS = 2000
-_LEAST_SCALE = 1.0
+# Of the dynamic loss scale, see `LossScale`.
+_GOOD_STEPS = "good_steps"
+_FIRST_VALUE, _LEAST_VALUE = 2.0 ** 15, 1.0
+_STEPS_TO_DOUBLE = 2000
 
 
 class SplitLoss(object):
@@ -154,6 +153,25 @@ def loss_scale(options):
   return LossScale(options.loss_scale or "dynamic")
 
 
+def training_states():
+  """What the current graph's training keeps beside its variables, for hooks.
+
+  Returns:
+    Dict name -> scalar tensor of the step; empty without a loss scale.
+  """
+  states = {name: tf.compat.v1.get_collection(_STATES + name)
+            for name in (LOSS_SCALE, SKIPPED_STEPS)}
+  return {name: found[-1] for name, found in states.items() if found}
+
+
+def state_names(scale):
+  """The variables of a loss scale, a number, "dynamic" or None for that."""
+  names = [SKIPPED_STEPS]
+  if scale in (None, "dynamic"):
+    names += [LOSS_SCALE, _GOOD_STEPS]
+  return [f"optimizer/{name}" for name in names]
+
+
 def scaled(loss, scale):
   """What to take the gradients of.
 
@@ -189,8 +207,8 @@ class LossScale(object):
     self._is_dynamic = scale == "dynamic"
     self._skipped = self._state(SKIPPED_STEPS, 0, tf.int64)
     if self._is_dynamic:
-      self._scale = self._state("loss_scale", _FIRST_SCALE, tf.float32)
-      self._good_steps = self._state("good_steps", 0, tf.int64)
+      self._scale = self._state(LOSS_SCALE, _FIRST_VALUE, tf.float32)
+      self._good_steps = self._state(_GOOD_STEPS, 0, tf.int64)
       self.value = self._scale.read_value()
     else:
       self.value = tf.constant(scale, tf.float32)
@@ -232,13 +250,13 @@ class LossScale(object):
                    self._skipped.assign(skipped)]
     if self._is_dynamic:
       good = tf.where(is_finite, self._good_steps + 1, 0)
-      is_due = good >= _GOOD_STEPS
+      is_due = good >= _STEPS_TO_DOUBLE
       moved = tf.where(
           is_finite, self.value * tf.where(is_due, 2.0, 1.0),
-          tf.maximum(self.value / 2.0, _LEAST_SCALE))
+          tf.maximum(self.value / 2.0, _LEAST_VALUE))
       assignments += [self._scale.assign(moved),
                       self._good_steps.assign(tf.where(is_due, 0, good))]
-    for name, state in (("loss_scale", self.value), (SKIPPED_STEPS, skipped)):
+    for name, state in ((LOSS_SCALE, self.value), (SKIPPED_STEPS, skipped)):
       tf.compat.v1.summary.scalar(name, state)
-      tf.compat.v1.add_to_collection(STATES + name, state)
+      tf.compat.v1.add_to_collection(_STATES + name, state)
     return tf.group(*assignments)

@@ -11,8 +11,9 @@ from demo import horovod_helpers
 
 def flag_values(**values):
   return types.SimpleNamespace(**dict(
-      dict(train_batch_size=32, num_train_epochs=3.0, warmup_proportion=0.1,
-           learning_rate=2e-5, scale_learning_rate=True), **values))
+      dict(train_batch_size=32, num_accumulation_steps=1, num_train_epochs=3.0,
+           warmup_proportion=0.1, learning_rate=2e-5,
+           scale_learning_rate=True), **values))
 
 
 def run_flags(folder, **values):

@@ -13,14 +13,17 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.flag_helpers", "demo.option_helpers", "demo.prediction_helpers",
+    "demo.flag_helpers", "demo.gradient_helpers", "demo.layer_helpers",
+    "demo.option_helpers", "demo.prediction_helpers",
     "demo.record_helpers", "demo.script_helpers",
     "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
     "modeling.py": set(),
-    "optimization.py": {"demo.horovod_helpers", "demo.option_helpers"},
+    "optimization.py": {
+        "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers",
+        "demo.option_helpers"},
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
     "run_classifier_with_tfhub.py": SCRIPTS_MAY_IMPORT | {
         "demo.hub_helpers", "run_classifier"},
@@ -32,16 +35,19 @@ MAY_IMPORT = {
         "demo.script_helpers", "demo.worker_helpers"},
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
-    "demo/flag_helpers.py": {"demo.perf_helpers"},
+    "demo/layer_helpers.py": set(),
+    "demo/gradient_helpers.py": {"demo.layer_helpers"},
+    "demo/flag_helpers.py": {"demo.option_helpers", "demo.perf_helpers"},
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
-    "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
+    "demo/checkpoint_helpers.py": {
+        "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers"},
     "demo/estimator_helpers.py": {
-        "demo.checkpoint_helpers", "demo.horovod_helpers", "demo.perf_helpers",
-        "demo.script_helpers"},
+        "demo.checkpoint_helpers", "demo.gradient_helpers",
+        "demo.horovod_helpers", "demo.perf_helpers", "demo.script_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
