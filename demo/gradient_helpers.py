@@ -65,7 +65,8 @@ def in_parts(scalars_of, features, options):
 
   Args:
     scalars_of: function of a dict of features that builds the model and returns
-      a dict of float32 scalars, the mean "loss" among them.
+      a dict of float32 scalars, the mean "loss" among them. It is called for a
+      graph of its own too, so it takes all tensors from the features.
     features: dict name -> tensor [N * B, ...], N parts of B rows.
     options: option_helpers.Options; num_accumulation_steps is N.
 
@@ -249,13 +250,13 @@ class LossScale(object):
     assignments = [tf.cond(is_finite, updated, lambda: tf.constant(False)),
                    self._skipped.assign(skipped)]
     if self._is_dynamic:
-      good = tf.where(is_finite, self._good_steps + 1, 0)
+      good = (self._good_steps + 1) * tf.cast(is_finite, tf.int64)
       is_due = good >= _STEPS_TO_DOUBLE
       moved = tf.where(
           is_finite, self.value * tf.where(is_due, 2.0, 1.0),
           tf.maximum(self.value / 2.0, _LEAST_VALUE))
       assignments += [self._scale.assign(moved),
-                      self._good_steps.assign(tf.where(is_due, 0, good))]
+                      self._good_steps.assign(good % _STEPS_TO_DOUBLE)]
     for name, state in ((LOSS_SCALE, self.value), (SKIPPED_STEPS, skipped)):
       tf.compat.v1.summary.scalar(name, state)
       tf.compat.v1.add_to_collection(_STATES + name, state)

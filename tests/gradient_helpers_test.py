@@ -112,15 +112,20 @@ def assert_same_update(one, other):
   """Loss, variables and slots are equal, and have moved."""
   assert abs(one.loss - other.loss) < 1e-6
   assert set(one.after) == set(other.after)
+  skipped = []
   for name, value in one.after.items():
-    # A key's bias makes no difference to a softmax: its gradient is rounding,
-    # of which Adam makes a step as long as any other.
-    if not name.endswith("key/bias"):
-      np.testing.assert_allclose(
-          value, other.after[name], rtol=0, atol=1e-6, err_msg=name)
+    m = one.after.get(f"{name}/adam_m", one.after.get(f"{name}/lamb_m"))
+    if m is not None and np.abs(m).max() < 1e-7:
+      # What makes no difference to a softmax, as a key's bias, has a gradient
+      # of rounding, of which Adam makes a step as long as any other.
+      skipped.append(name)
+      continue
+    np.testing.assert_allclose(
+        value, other.after[name], rtol=0, atol=1e-6, err_msg=name)
+  assert len(skipped) <= 3, skipped
   assert np.abs(other.after["bert/encoder/layer_1/output/dense/kernel"] -
                 other.before["bert/encoder/layer_1/output/dense/kernel"]
-                ).min() > 1e-5
+                ).min() > 1e-6
 
 
 @pytest.mark.usefixtures("noted_norms")
@@ -157,19 +162,20 @@ class InPartsTest:
     trained = [x for x in found.after if f"{x}/adam_m" in found.after]
     assert len(trained) == 41 and not [x for x in trained if "while" in x]
     for x in trained:
-      assert np.abs(found.after[f"{x}/adam_m"]).max() > 1e-9, x
+      if not x.endswith("key/bias"):
+        assert np.abs(found.after[f"{x}/adam_m"]).max() > 1e-6, x
 
   def test_parts_draw_their_own_dropout(self):
     with tf.Graph().as_default():
       tf.compat.v1.set_random_seed(1)
-      weight = tf.compat.v1.get_variable("weight", [])
       scalars = gradient_helpers.in_parts(
-          lambda part: {"loss": weight * part["sign"][0] * tf.reduce_sum(
-              tf.random.uniform([100]))},
+          lambda part: {"loss": part["sign"][0] * tf.reduce_sum(
+              tf.random.uniform([100])) * tf.compat.v1.get_variable("w", [])},
           {"sign": tf.constant([1.0, -1.0])},
           options(num_accumulation_steps=2))
       with tf.compat.v1.Session() as session:
-        (grad,) = session.run(scalars["loss"].gradients([weight]))
+        (grad,) = session.run(scalars["loss"].gradients(
+            tf.compat.v1.trainable_variables()))
     assert abs(grad) > 1e-3
 
 
