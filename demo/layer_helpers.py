@@ -52,7 +52,7 @@ def rate_factors(names, decay):
   """What the learning rate of each variable is multiplied by.
 
   Pooler and heads have 1, layer i of n has decay^(n + 1 - i), the embeddings
-  decay^(n + 2): with 12 layers and 0.8 the top layer 0.64, the embeddings 0.044.
+  decay^(n + 2): of 12 layers with 0.8, the top one 0.64, the embeddings 0.044.
 
   Args:
     names: list of variable names.
