@@ -31,6 +31,7 @@ from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
 from demo import option_helpers
@@ -1540,11 +1541,15 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   def model_fn(features, labels, mode, params):
     """See the builder; labels and params are not used."""
     del labels, params
-    outputs = create_model(
-        bert_config, mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
-        features["input_mask"], features["segment_ids"], features["label_ids"],
-        num_labels, use_one_hot_embeddings, dropout_before_logits,
-        is_regression, options)
+
+    def outputs_of(features):
+      return create_model(
+          bert_config, mode == tf.estimator.ModeKeys.TRAIN,
+          features["input_ids"], features["input_mask"],
+          features["segment_ids"], features["label_ids"], num_labels,
+          use_one_hot_embeddings, dropout_before_logits, is_regression, options)
+
+    outputs = model_outputs(mode, features, outputs_of, options)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
@@ -1556,6 +1561,34 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   return model_fn
 
 
+def model_outputs(mode, features, outputs_of, options):
+  """The outputs that `estimator_spec` needs, whatever the encoder.
+
+  Args:
+    mode: tf.estimator.ModeKeys.
+    features: dict, see `input_fn_builder`; for training the rows of all the
+      batches of an update.
+    outputs_of: function of features that returns what `create_model` does.
+    options: option_helpers.Options.
+
+  Returns:
+    What `outputs_of` returns; for training the loss alone, in a tuple.
+  """
+  def weighted_outputs_of(features):
+    """With the weights of records: a row of weight 2 is as two rows."""
+    loss, per_example_loss, *others = outputs_of(features)
+    if "weight" in features:
+      per_example_loss *= features["weight"]
+      loss = tf.reduce_mean(per_example_loss)
+    return (loss, per_example_loss, *others)
+
+  if mode != tf.estimator.ModeKeys.TRAIN:
+    return weighted_outputs_of(features)
+  scalars = gradient_helpers.in_parts(
+      lambda part: {"loss": weighted_outputs_of(part)[0]}, features, options)
+  return (scalars["loss"],)
+
+
 def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
                    num_warmup_steps, use_tpu, is_regression, scaffold_fn=None,
                    options=option_helpers.UPSTREAM):
@@ -1565,7 +1598,7 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
     mode: tf.estimator.ModeKeys.
     features: dict, see `input_fn_builder`; padding examples have
       `is_real_example` 0.
-    outputs: what `create_model` returns.
+    outputs: what `model_outputs` returns.
     learning_rate: see `model_fn_builder`, as the next four arguments.
     scaffold_fn: function or None, see `checkpoint_helpers.warm_start`.
     options: option_helpers.Options, what upstream doesn't have.
@@ -1573,23 +1606,21 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
   Returns:
     TPUEstimatorSpec.
   """
-  loss, per_example_loss, logits, probabilities = outputs
-  label_ids = features["label_ids"]
-  if "weight" in features:  # Of a record: a row of weight 2 is as two rows.
-    per_example_loss *= features["weight"]
-    loss = tf.reduce_mean(per_example_loss)
   spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
   if mode == tf.estimator.ModeKeys.TRAIN:
     # The scope "loss" of create_model makes the Estimator call its curve
     # "loss_1"; that of the evaluation is called "loss".
+    loss = gradient_helpers.loss_value(outputs[0])
     tf.compat.v1.add_to_collection(
         tf.compat.v1.GraphKeys.SUMMARIES,
         tf.raw_ops.ScalarSummary(tags="loss", values=loss))
     train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        outputs[0], learning_rate, num_train_steps, num_warmup_steps, use_tpu,
         options)
     return spec(mode=mode, loss=loss, train_op=train_op,
                 scaffold_fn=scaffold_fn)
+  loss, per_example_loss, logits, probabilities = outputs
+  label_ids = features["label_ids"]
   if mode == tf.estimator.ModeKeys.PREDICT:
     return spec(mode=mode, predictions={"probabilities": probabilities},
                 scaffold_fn=scaffold_fn)

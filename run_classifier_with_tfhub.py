@@ -19,6 +19,7 @@ from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import hub_helpers
+from demo import layer_helpers
 from demo import option_helpers
 from demo import script_helpers
 from demo import window_helpers
@@ -104,11 +105,18 @@ def model_fn_builder(num_labels, learning_rate, num_train_steps,
   def model_fn(features, labels, mode, params):
     """See the builder; labels and params are not used."""
     del labels, params
-    outputs = create_model(
-        mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
-        features["input_mask"], features["segment_ids"], features["label_ids"],
-        num_labels, bert_hub_module_handle, dropout_before_logits,
-        is_regression, options)
+
+    def outputs_of(features):
+      return create_model(
+          mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
+          features["input_mask"], features["segment_ids"],
+          features["label_ids"], num_labels, bert_hub_module_handle,
+          dropout_before_logits, is_regression, options)
+
+    module = hub_helpers.HubModule(bert_hub_module_handle)
+    with module.usable_in_loops(options.num_accumulation_steps > 1):
+      outputs = run_classifier.model_outputs(
+          mode, features, outputs_of, options)
     return run_classifier.estimator_spec(
         mode, features, outputs, learning_rate, num_train_steps,
         num_warmup_steps, use_tpu, is_regression, options=options)
@@ -173,6 +181,7 @@ class HubModel(object):
       create_model(args.do_train, ids, ids, ids, tf.zeros([1], tf.int32),
                    num_labels, self._path)
       tvars = tf.compat.v1.trainable_variables()
+      layer_helpers.check_layers(args, [var.op.name for var in tvars])
       if is_chief:
         trained = checkpoint_helpers.check_trained(args, tvars)
     hub_helpers.check_max_seq_length(args, tvars, smallest=3)

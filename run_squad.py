@@ -37,6 +37,7 @@ from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
 from demo import option_helpers
@@ -679,10 +680,23 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
           f"The model of run_squad trains and predicts, mode {mode!r} is "
           f"neither: scores come from the predictions.")
     is_training = mode == tf.estimator.ModeKeys.TRAIN
-    start_logits, end_logits = create_model(
-        bert_config, is_training, features["input_ids"],
-        features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, options)
+
+    def logits_of(features):
+      return create_model(
+          bert_config, is_training, features["input_ids"],
+          features["input_mask"], features["segment_ids"],
+          use_one_hot_embeddings, options)
+
+    def scalars_of(features):
+      start_logits, end_logits = logits_of(features)
+      return {"loss": (
+          position_loss(start_logits, features["start_positions"]) +
+          position_loss(end_logits, features["end_positions"])) / 2.0}
+
+    if is_training:
+      loss = gradient_helpers.in_parts(scalars_of, features, options)["loss"]
+    else:
+      start_logits, end_logits = logits_of(features)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
@@ -692,12 +706,11 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       return spec(mode=mode, scaffold_fn=scaffold_fn, predictions={
           "unique_ids": features["unique_ids"],
           "start_logits": start_logits, "end_logits": end_logits})
-    loss = (position_loss(start_logits, features["start_positions"]) +
-            position_loss(end_logits, features["end_positions"])) / 2.0
     train_op = optimization.create_optimizer(
         loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
         options)
-    return spec(mode=mode, loss=loss, train_op=train_op,
+    return spec(mode=mode, loss=gradient_helpers.loss_value(loss),
+                train_op=train_op,
                 scaffold_fn=scaffold_fn)
 
   def position_loss(logits, positions):
