@@ -34,11 +34,18 @@ from demo import option_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import table_helpers
+from demo import tfds_helpers
 import modeling
 import optimization
 import tokenization
 
 FLAGS = flags.FLAGS
+
+# Flags that upstream requires, and those that make up for them.
+OTHER_DATA_FLAGS = {
+    "data_dir": ("train_file", "dev_file", "test_file", "use_tfds"),
+    "task_name": ("use_tfds",)}
 
 
 def init_classifier_flags():
@@ -48,7 +55,7 @@ def init_classifier_flags():
   flags.DEFINE_string(
       "task_name", None,
       "Task: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, AX or XNLI, "
-      "in any case, with or without the hyphen.")
+      "in any case, with or without the hyphen; custom for files of your own.")
   flag_helpers.define_model_flags(max_seq_length=128)
   flag_helpers.define_text_flags()
   flag_helpers.define_training_flags()
@@ -65,6 +72,7 @@ def init_classifier_flags():
   flag_helpers.define_evaluation_flags()
   flag_helpers.define_check_flags()
   flag_helpers.define_export_flags()
+  flag_helpers.define_table_flags()
   flags.DEFINE_float(
       "dropout_before_logits", 0.1,
       "Dropout rate between the pooled output and the output layer.",
@@ -73,7 +81,11 @@ def init_classifier_flags():
       "detailed_results", False,
       "Beside upstream's result files write eval_metrics.json (all scores of "
       "the task, a report per class, the confusion matrix) and "
-      "predictions.tsv (id, label and probabilities of each row).")
+      "predictions.tsv (id, label, probabilities and texts of each row).")
+  flags.DEFINE_bool(
+      "write_submission", False,
+      "With --do_predict: write the file that gluebenchmark.com takes, such as "
+      "SST-2.tsv (--task_name=custom: submission.tsv).")
 
 
 class InputExample(object):
@@ -203,26 +215,14 @@ class DataProcessor(object):
           f"{input_file} does not exist: --data_dir has to be the folder of "
           f"the task's .tsv files, as GLUE ships them.")
     with tf.io.gfile.GFile(input_file, "rb") as reader:
-      rows = csv.reader(_decoded_lines(reader, input_file), delimiter="\t",
-                        quotechar=quotechar)
+      rows = csv.reader(table_helpers.decoded_lines(reader, input_file),
+                        delimiter="\t", quotechar=quotechar)
       try:
         return TsvRows(rows, input_file)
       except csv.Error as error:
         raise ValueError(
             f"{input_file}:{rows.line_num}: not a line of tab-separated "
             f"values ({error}).") from error
-
-
-def _decoded_lines(reader, path):
-  """The lines of a binary file as str, a wrong byte named by its place."""
-  for number, line in enumerate(reader, 1):
-    try:
-      yield line.decode("utf-8")
-    except UnicodeDecodeError as error:
-      raise ValueError(
-          f"{path}:{number}: not UTF-8: byte 0x{line[error.start]:02x} at "
-          f"column {error.start + 1}. Convert the file, for example with "
-          f"iconv -f LATIN1 -t UTF-8.") from None
 
 
 def _columns(lines, index, *numbers):
@@ -523,6 +523,435 @@ PROCESSORS = {
 }
 
 
+# Task -> GLUE's name for the file of its test set.
+_SUBMISSIONS = {
+    "cola": "CoLA.tsv", "sst2": "SST-2.tsv", "mrpc": "MRPC.tsv",
+    "stsb": "STS-B.tsv", "qqp": "QQP.tsv", "mnli": "MNLI-m.tsv",
+    "mnli_mismatched": "MNLI-mm.tsv", "qnli": "QNLI.tsv", "rte": "RTE.tsv",
+    "wnli": "WNLI.tsv", "ax": "AX.tsv", "custom": "submission.tsv"}
+
+# Beside the checkpoints: what the outputs of a model mean.
+_LABEL_MAP = "label_map.json"
+
+# Classes of GLUE's data sets in TFDS that GLUE's own files write as digits.
+_GLUE_DIGITS = {
+    "unacceptable": "0", "acceptable": "1", "negative": "0", "positive": "1",
+    "not_equivalent": "0", "equivalent": "1", "not_duplicate": "0",
+    "duplicate": "1", "not_entailment": "0", "entailment": "1"}
+
+
+_TABLE_FLAGS = ("train_file", "dev_file", "test_file", "text_a", "text_b",
+                "label", "labels", "regression", "has_header")
+
+
+class CustomProcessor(DataProcessor):
+  """A task of someone's own files. Not in upstream.
+
+  Attributes:
+    columns: dict, which columns hold texts and label, see
+      `table_helpers.choose_columns`; None before a set was read.
+  """
+
+  def __init__(self, args, label_map=None):
+    """Takes the flags.
+
+    Args:
+      args: the parsed flags (train_file, dev_file, test_file and those of the
+        columns and labels).
+      label_map: dict, that of the model that goes on or is evaluated, see
+        `read_label_map`.
+
+    Raises:
+      ValueError: flags contradict each other or the label map.
+    """
+    self.columns = None
+    self._args = args
+    self._files = {"train": args.train_file, "dev": args.dev_file,
+                   "test": args.test_file}
+    self.is_regression = args.regression
+    self._labels = args.labels
+    if args.labels is not None:
+      _check_label_list(args)
+    self._given = {"text_a": args.text_a, "text_b": args.text_b,
+                   "label": args.label}
+    if label_map is not None:
+      self._take(label_map)
+
+  def _take(self, label_map):
+    """Goes by what the model was trained with, where no flag says it."""
+    args = self._args
+    where = os.path.join(args.output_dir, _LABEL_MAP)
+    is_regression = label_map["kind"] == "regression"
+    if args.regression and not is_regression:
+      raise ValueError(f"--regression: {where} says that the model was trained "
+                       f"to classify.")
+    if args.labels is not None and args.labels != label_map["labels"]:
+      raise ValueError(
+          f"--labels={','.join(args.labels)}: the model was trained with "
+          f"{','.join(label_map['labels']) or 'numbers'}, says {where}. Leave "
+          f"--labels out.")
+    self.is_regression = is_regression
+    self._labels = label_map["labels"]
+    columns = label_map["columns"]
+    if args.text_a is None and args.text_b is None:
+      self._given.update(text_a=columns["text_a"], text_b=columns["text_b"])
+    if args.label is None:
+      self._given.update(label=columns["label"])
+    logging.info("Labels: %s (%s).",
+                 ", ".join(self._labels) or "numbers", where)
+
+  def get_train_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    examples = self._examples("train")
+    if not self.is_regression and self._labels is None:
+      self._labels = _found_labels(examples)
+    return examples
+
+  def get_dev_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    return self._examples("dev")
+
+  def get_test_examples(self, data_dir):
+    """See base class; `data_dir` is not used."""
+    return self._examples("test")
+
+  def get_labels(self):
+    """See base class."""
+    if self._labels is None and not self.is_regression:
+      if not self._has_train():
+        raise ValueError(
+            f"Which labels are there? --output_dir={self._args.output_dir} has "
+            f"no {_LABEL_MAP}: pass --labels, or the --train_file.")
+      self.get_train_examples(None)
+    return list(self._labels or [])
+
+  def _has_train(self):
+    return self._files["train"] is not None
+
+  def _read(self, name):
+    """Reads the Table of a set ("train", "dev" or "test")."""
+    path = self._files[name]
+    if path is None:
+      raise ValueError(self._lacks(name))
+    if name == "test":
+      self.get_labels()  # The training set tells the columns, if it is read.
+    return table_helpers.read_table(
+        path, self._args.has_header,
+        [column for column in self._given.values() if column is not None])
+
+  def _lacks(self, split):
+    flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
+    return f"--{flag} needs --{split}_file, the {split} set."
+
+  def _examples(self, name):
+    """Makes the examples of a set."""
+    return self._examples_of(self._read(name), name)
+
+  def _examples_of(self, table, name):
+    """Makes the examples of a table; `name` is the set it is used as."""
+    given, is_test = dict(self._given), name == "test"
+    if given["label"] is not None and table.find(given["label"]) is None:
+      if not is_test:
+        table_helpers.column_place(
+            table, given["label"], "the labels; only a test set needs none")
+      given["label"] = None
+    columns = table_helpers.choose_columns(table, **given)
+    if columns["label"] is None and not is_test:
+      raise ValueError(
+          f"{table.path}: which column is the label? There are "
+          f"{table.columns()}: say it with --label. Only a test set needs "
+          f"none.")
+    table_helpers.log_columns(table, columns)
+    self._notice(table, columns)
+    if self.columns is None:
+      self.columns = self._given = columns
+    unknown = [*self.get_labels(), "0"][0] if is_test else None
+    places = {role: None if column is None else table.find(column)
+              for role, column in columns.items()}
+    examples = []
+    for index in range(len(table.rows)):
+      text_a, text_b = (
+          self._value(table, index, places[role], columns[role])
+          for role in ("text_a", "text_b"))
+      label = unknown if is_test else self._label(self._value(
+          table, index, places["label"], columns["label"]))
+      source = table.place(index)
+      examples.append(
+          InputExample(f"{name}-{source[1]}", text_a, text_b, label, source))
+    empty = [example for example in examples if not example.text_a.strip()]
+    if empty:
+      logging.warning("%s: %d of %d rows have no text; the first one is %s.",
+                      table.path, len(empty), len(examples), _place(empty[0]))
+    if not is_test and self._labels is None and not self.is_regression:
+      self._check_first(table, [example.label for example in examples])
+    return examples
+
+  def _notice(self, table, columns):
+    """For classes that know more of the label than its column."""
+
+  def _label(self, value):
+    """Name of a label from what stands in the table."""
+    return value.strip()
+
+  def _value(self, table, index, place, column):
+    """A value of a row; None where there is no such column."""
+    if place is None:
+      return None
+    value = table.rows[index][place]
+    if value is None:
+      raise ValueError("{}:{}: no value in column {!r}.".format(
+          *table.place(index), column))
+    return tokenization.convert_to_unicode(value)
+
+  def _check_first(self, table, labels):
+    """Refuses a first row that may as well be a header."""
+    if (self._args.has_header == "auto" and table.names is None and
+        labels.count(labels[0]) == 1 and len(labels) > 1):
+      raise ValueError(
+          "{}:{}: is this a row or a header? No other row has the label "
+          "{!r}. Say it with --has_header=no or --has_header=yes.".format(
+              *table.place(0), labels[0]))
+
+  def label_map(self):
+    """What has to be known of a model besides its checkpoint (dict).
+
+    See `read_label_map`.
+    """
+    return {"kind": "regression" if self.is_regression else "classification",
+            "labels": self.get_labels(), "columns": self.columns}
+
+
+class TfdsProcessor(CustomProcessor):
+  """A task whose data are in TensorFlow Datasets. Not in upstream."""
+
+  # Where the sets are; the first counts that is there.
+  _splits = {"train": ("train",), "dev": ("validation", "validation_matched"),
+             "test": ("test", "test_matched")}
+  _mismatched = {"dev": "validation_mismatched", "test": "test_mismatched"}
+
+  def __init__(self, args, label_map=None, glue=None):
+    """Finds the data set.
+
+    Args:
+      args: the parsed flags.
+      label_map: see `CustomProcessor`.
+      glue: DataProcessor of the task where it is one of GLUE's, else None.
+
+    Raises:
+      ValueError: the data set isn't there, or see `CustomProcessor`.
+    """
+    super().__init__(args, label_map)
+    self._dataset = tfds_helpers.PreparedDataset(args.use_tfds, args.tfds_dir)
+    self._glue = glue
+    if glue is None:
+      return
+    if label_map is not None and label_map["labels"] != glue.get_labels():
+      raise ValueError(
+          f"--use_tfds={args.use_tfds}: the model in --output_dir="
+          f"{args.output_dir} was trained with other labels: "
+          f"{', '.join(label_map['labels']) or 'numbers'}.")
+    self.is_regression = glue.is_regression
+    self._labels = glue.get_labels()
+    self._given = dict.fromkeys(self._given)  # TFDS says how they are called.
+
+  def mismatched_examples(self, name):
+    """MNLI: the examples of a mismatched set; None if there is none.
+
+    Args:
+      name: string, "dev" or "test".
+    """
+    split = self._mismatched[name]
+    if split not in self._dataset.splits:
+      return None
+    return self._examples_of(self._dataset.table(split), name)
+
+  def _has_train(self):
+    return "train" in self._dataset.splits
+
+  def _read(self, name):
+    for split in self._splits[name]:
+      if split in self._dataset.splits:
+        return self._dataset.table(split)
+    if name == "dev" and "test" in self._dataset.splits and not self._glue:
+      logging.warning("%s has no validation split: the test split is "
+                      "evaluated. Choose no model by its scores.",
+                      self._dataset.name)
+      return self._dataset.table("test")
+    raise ValueError(
+        f"--use_tfds={self._dataset.name} has no split "
+        f"{self._splits[name][0]}; it has {', '.join(self._dataset.splits)}.")
+
+  def _notice(self, table, columns):
+    """Takes the classes from the data set."""
+    label = columns["label"]
+    if self._labels is None and label is not None:
+      self._labels = self._dataset.class_names(label)
+      if self._labels is None and self._dataset.is_fraction(label):
+        self.is_regression = True
+
+  def _label(self, value):
+    """Name of a class, for a task of GLUE that which its own files have."""
+    if self._glue and value not in self._labels:
+      return _GLUE_DIGITS.get(value, value)
+    return value
+
+
+def _check_label_list(args):
+  """Refuses --labels that are no list of classes."""
+  text = ",".join(args.labels)
+  if args.regression:
+    raise ValueError(f"--labels={text}: with --regression the labels are "
+                     f"numbers, leave out one of the two.")
+  if len(set(args.labels)) != len(args.labels) or not all(args.labels):
+    raise ValueError(f"--labels={text}: each label has to stand there once.")
+  if len(args.labels) < 2:
+    raise ValueError(f"--labels={text}: there have to be two labels at least.")
+
+
+def _found_labels(examples):
+  """The labels of a training set, sorted; numbers as numbers.
+
+  Raises:
+    ValueError: they don't look like classes.
+  """
+  counts = collections.Counter(example.label for example in examples)
+  path = examples[0].source[0]
+  if len(counts) < 2:
+    raise ValueError(f"{path}: every row has the label {examples[0].label!r}. "
+                     f"Is --label the right column?")
+  if len(counts) > max(len(examples) // 2, 2):
+    raise ValueError(
+        f"{path}: {len(counts)} different labels in {len(examples)} rows "
+        f"({', '.join(map(repr, list(counts)[:3]))} ...). Is --label the right "
+        f"column? If they are numbers to be met, pass --regression; if they "
+        f"are classes, list them with --labels.")
+  try:
+    labels = sorted(counts, key=lambda label: (float(label), label))
+    if any(float(label) % 1 for label in labels):
+      logging.warning("%s: the labels are fractions and taken as classes; with "
+                      "--regression they are numbers.", path)
+  except ValueError:
+    labels = sorted(counts)
+  logging.info("Labels: %s.", ", ".join(
+      f"{label} ({counts[label]})" for label in labels))
+  return labels
+
+
+def read_label_map(output_dir):
+  """Reads what the outputs of a trained model mean.
+
+  Training writes it for --task_name=custom and --use_tfds; for the other tasks
+  the processor knows.
+
+  Args:
+    output_dir: string.
+
+  Returns:
+    Dict: "task", its canonical name; "kind", "classification" or "regression";
+    "labels", names in the order of the outputs, none for regression; "columns",
+    dict from "text_a", "text_b" and "label" to a name, a number or None. None
+    without such a file.
+
+  Raises:
+    ValueError: the file is broken.
+  """
+  path = os.path.join(output_dir, _LABEL_MAP)
+  if not tf.io.gfile.exists(path):
+    return None
+  with tf.io.gfile.GFile(path, "r") as reader:
+    text = reader.read()
+  try:
+    label_map = json.loads(text)
+    kind, labels = label_map["kind"], label_map["labels"]
+    is_whole = (kind in ("classification", "regression") and
+                (len(labels) > 1) == (kind == "classification") and
+                all(isinstance(label, str) for label in labels) and
+                set(label_map["columns"]) == {"text_a", "text_b", "label"})
+  except (ValueError, TypeError, KeyError):
+    is_whole = False
+  if not is_whole:
+    raise ValueError(f"{path} is damaged: remove it, and pass --labels (or "
+                     f"--regression) to evaluate and predict.")
+  return label_map
+
+
+def _saved_label_map(args):
+  """The label map of the model that goes on or is evaluated, of rank 0."""
+  label_map = None
+  if horovod_helpers.is_chief() and (
+      not args.do_train or tf.train.latest_checkpoint(args.output_dir)):
+    label_map = read_label_map(args.output_dir)
+  horovod_helpers.barrier()
+  return horovod_helpers.gather(label_map)[0]
+
+
+def _find_task(args):
+  """Finds the task that the flags name.
+
+  Returns:
+    (canonical name, function of the label map that returns the DataProcessor).
+    Data of no task of GLUE are called "custom".
+
+  Raises:
+    ValueError: unknown name, or flags that don't go together.
+  """
+  task = args.task_name and _canonical(args.task_name)
+  if args.use_tfds:
+    name, _, config = args.use_tfds.partition(":")[0].partition("/")
+    if name == "glue":
+      return _find_glue_in_tfds(args, task, config)
+    if task not in (None, "custom"):
+      raise ValueError(
+          f"--task_name={args.task_name}: --use_tfds={args.use_tfds} is not of "
+          f"this task. Leave --task_name out.")
+    _refuse_flags(args, ("train_file", "dev_file", "test_file", "has_header"),
+                  f"--use_tfds={args.use_tfds}")
+    return "custom", lambda label_map: TfdsProcessor(args, label_map)
+  if task == "custom":
+    _refuse_flags(args, ("tfds_dir",), "--task_name=custom")
+    return "custom", lambda label_map: CustomProcessor(args, label_map)
+  if task is None:
+    raise ValueError("--task_name has to be given.")
+  task, processor = find_processor(args.task_name)
+  _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
+                f"--task_name={args.task_name}")
+  if args.data_dir is None:
+    raise ValueError(f"--task_name={args.task_name} needs --data_dir, the "
+                     f"folder of the task's .tsv files.")
+  return task, lambda label_map: processor
+
+
+def _find_glue_in_tfds(args, task, config):
+  """See `_find_task`; `config` is what follows "glue/"."""
+  configs = [name for name in PROCESSORS if name != "xnli"]
+  if config not in configs:
+    raise ValueError(f"--use_tfds={args.use_tfds}: one of "
+                     f"{', '.join(f'glue/{name}' for name in configs)} is "
+                     f"expected.")
+  if task not in (None, config):
+    raise ValueError(f"--task_name={args.task_name} and --use_tfds="
+                     f"{args.use_tfds} are different tasks. Leave --task_name "
+                     f"out.")
+  _refuse_flags(args, _TABLE_FLAGS, f"--use_tfds={args.use_tfds}")
+  return config, lambda label_map: TfdsProcessor(
+      args, label_map, PROCESSORS[config]())
+
+
+def _refuse_flags(args, names, what):
+  """Refuses flags that mean nothing together with `what`."""
+  given = [f"--{name}" for name in names if args[name].value !=
+           args[name].default]
+  if given:
+    raise ValueError(f"{', '.join(given)}: not used with {what}. Own files are "
+                     f"--task_name=custom; leave out what doesn't belong.")
+
+
+def _canonical(task_name):
+  """Name of a task as PROCESSORS has it, if it is one."""
+  task = task_name.lower().replace("-", "").replace("_", "")
+  return {"diagnostic": "ax"}.get(task, task)
+
+
 def find_processor(task_name):
   """Finds a task by its name in upstream's or GLUE's spelling.
 
@@ -535,11 +964,11 @@ def find_processor(task_name):
   Raises:
     ValueError: unknown name.
   """
-  task = task_name.lower().replace("-", "").replace("_", "")
-  task = {"diagnostic": "ax"}.get(task, task)
+  task = _canonical(task_name)
   if task not in PROCESSORS:
     raise ValueError(f"--task_name={task_name}: unknown task; known are "
-                     f"{', '.join(sorted(PROCESSORS))}.")
+                     f"{', '.join(sorted(PROCESSORS))}, and custom for files "
+                     f"of your own.")
   return task, PROCESSORS[task]()
 
 
@@ -1017,12 +1446,15 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
-  task, processor = find_processor(args.task_name)
-  _check_flags(args, task, processor)
+  task, make_processor = _find_task(args)
+  _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
 
   tokenizer = model.tokenizer()
+  processor = make_processor(_saved_label_map(args))
+  score_names = _score_names(task, processor)
+  evaluation_helpers.check_flags(args, score_names)
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
@@ -1033,7 +1465,8 @@ def run_task(args, make_model):
     num_train_steps, num_warmup_steps = estimator_helpers.training_steps(
         len(train_examples), args)
   if horovod_helpers.horovod_enabled():
-    _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets)
+    _check_ranks_agree(args, model.files, train_examples, dev_sets, test_sets,
+                       label_list)
   model_fn = model.model_fn(num_labels, num_train_steps, num_warmup_steps,
                             processor.is_regression)
   estimator = estimator_helpers.make_estimator(
@@ -1041,8 +1474,8 @@ def run_task(args, make_model):
   scorer = None
   if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(args):
     scorer = _scorer(args, model_fn, task, dev_sets, label_list, tokenizer)
-  score_names = _score_names(task, processor)
   if args.do_train:
+    _write_label_map(args, task, processor)
     _train(args, estimator, train_examples, label_list, tokenizer,
            num_train_steps,
            evaluation_helpers.within_training(args, score_names, scorer))
@@ -1052,19 +1485,31 @@ def run_task(args, make_model):
     evaluation_helpers.evaluate_several(args, score_names, scorer)
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
-    _predict(args, estimator, test_sets, label_list, tokenizer)
+    _predict(args, estimator, task, test_sets, label_list, tokenizer)
 
 
-def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets):
+def _write_label_map(args, task, processor):
+  """Rank 0 writes what `read_label_map` reads."""
+  if horovod_helpers.is_chief() and isinstance(processor, CustomProcessor):
+    script_helpers.write_text(
+        os.path.join(args.output_dir, _LABEL_MAP),
+        json.dumps({"task": task, **processor.label_map()}, indent=2,
+                   ensure_ascii=False) + "\n")
+
+
+def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
+                       label_list):
   """Refuses a run whose ranks don't work on the same."""
   compared = {"train on": train_examples}
   if prediction_helpers.is_distributed(args):
     for suffix in ("", "_mismatched"):
       compared[f"evaluate{suffix}"] = dev_sets.get(suffix)
       compared[f"predict{suffix}"] = test_sets.get(suffix)
+  data = "--data_dir" if args.data_dir else "the data set"
   script_helpers.check_ranks_agree(args, files, {
-      f"What --data_dir has to {what}": _fingerprint(examples)
-      for what, examples in compared.items()})
+      "The list of labels": ", ".join(label_list),
+      **{f"What {data} has to {what}": _fingerprint(examples)
+         for what, examples in compared.items()}})
 
 
 def _fingerprint(examples):
@@ -1086,17 +1531,23 @@ def _score_names(task, processor):
   return names
 
 
-def _check_flags(args, task, processor):
+def _check_flags(args, task):
   """Refuses what can't work before anything is read."""
   if not (args.do_train or args.do_eval or args.do_predict):
     raise ValueError(
         "Nothing to do: pass one or more of --do_train, --do_eval and "
         "--do_predict.")
   flag_helpers.check_training_flags(args)
-  evaluation_helpers.check_flags(args, _score_names(task, processor))
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
+  if args.write_submission:
+    if not args.do_predict:
+      raise ValueError("--write_submission writes predictions: pass "
+                       "--do_predict too.")
+    if task not in _SUBMISSIONS:
+      raise ValueError(f"--write_submission: GLUE has no task "
+                       f"{args.task_name}.")
 
 
 def _read_examples(args, task, processor):
@@ -1119,14 +1570,12 @@ def _read_examples(args, task, processor):
   if do_predict:
     test_sets[""] = processor.get_test_examples(args.data_dir)
   if task == "mnli":
-    mismatched = MnliMismatchedProcessor()
-    for wanted, sets, file_name, read in (
-        (do_eval, dev_sets, "dev_mismatched.tsv",
-         mismatched.get_dev_examples),
-        (do_predict, test_sets, "test_mismatched.tsv",
-         mismatched.get_test_examples)):
-      if wanted and tf.io.gfile.exists(os.path.join(args.data_dir, file_name)):
-        sets["_mismatched"] = read(args.data_dir)
+    for wanted, sets, name in ((do_eval, dev_sets, "dev"),
+                               (do_predict, test_sets, "test")):
+      mismatched = (
+          _mismatched_examples(args, processor, name) if wanted else None)
+      if mismatched is not None:
+        sets["_mismatched"] = mismatched
   for flag, examples in (("do_train", train_examples),
                          ("do_eval", dev_sets.get("")),
                          ("do_predict", test_sets.get(""))):
@@ -1137,6 +1586,17 @@ def _read_examples(args, task, processor):
   for examples in [train_examples or []] + list(dev_sets.values()):
     check_labels(examples, processor.get_labels())
   return train_examples, dev_sets, test_sets
+
+
+def _mismatched_examples(args, processor, name):
+  """MNLI's mismatched examples; None where the data lack them."""
+  if isinstance(processor, TfdsProcessor):
+    return processor.mismatched_examples(name)
+  processor = MnliMismatchedProcessor()
+  if not tf.io.gfile.exists(
+      os.path.join(args.data_dir, processor.files[name])):
+    return None
+  return getattr(processor, f"get_{name}_examples")(args.data_dir)
 
 
 def _train(args, estimator, train_examples, label_list, tokenizer,
@@ -1232,6 +1692,10 @@ def _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer):
     if not label_list:
       result.update(eval_pearson=scores["pearson"],
                     eval_spearman=scores["spearman"])
+    elif task == "custom":
+      result.update(
+          eval_macro_f1=scores["macro_f1"],
+          eval_matthews_correlation=scores["matthews_correlation"])
     prediction_helpers.write_eval_results(
         os.path.join(args.output_dir, f"eval_results{suffix}.txt"), result,
         f"Eval results{suffix.replace('_', ' ')}")
@@ -1263,7 +1727,7 @@ def _scores(task, label_list, outputs):
           metrics.class_report(label_ids, predicted_ids, label_list))
 
 
-def _predict(args, estimator, test_sets, label_list, tokenizer):
+def _predict(args, estimator, task, test_sets, label_list, tokenizer):
   """Predicts the test set(s) and writes a row per example."""
   for suffix, examples in test_sets.items():
     input_fn = _test_input_fn(
@@ -1285,19 +1749,43 @@ def _predict(args, estimator, test_sets, label_list, tokenizer):
     logging.info("Predictions: %s", path)
     if args.detailed_results:
       _write_predictions(args, suffix, examples, rows, label_list)
+    if args.write_submission:
+      _write_submission(args, task + suffix, rows, label_list)
+
+
+def _write_submission(args, task_set, rows, label_list):
+  """The file that gluebenchmark.com takes: number of the row, prediction."""
+  if label_list:
+    values = [_named(label_list, row) for row in rows]
+  elif task_set == "stsb":
+    values = [f"{np.clip(row[0], 0, 5):.3f}" for row in rows]
+  else:
+    values = [str(row[0]) for row in rows]
+  path = os.path.join(args.output_dir, _SUBMISSIONS[task_set])
+  script_helpers.write_text(path, "index\tprediction\n" + "".join(
+      f"{index}\t{value}\n" for index, value in enumerate(values)))
+  logging.info("Submission: %s", path)
+
+
+def _named(label_list, probabilities):
+  """Name of the likeliest label."""
+  return table_helpers.one_line(label_list[int(np.argmax(probabilities))])
 
 
 def _write_predictions(args, suffix, examples, rows, label_list):
-  """predictions.tsv: row number, id, label, a probability per label."""
+  """predictions.tsv: row number, id, label, a probability per label, texts."""
   if label_list:
-    header = ["label"] + [f"probability_{name}" for name in label_list]
-    values = [[label_list[int(np.argmax(row))]] + [str(p) for p in row]
+    header = ["label"] + [table_helpers.one_line(f"probability_{name}")
+                          for name in label_list]
+    values = [[_named(label_list, row)] + [str(p) for p in row]
               for row in rows]
   else:
     header = ["value"]
     values = [[str(row[0])] for row in rows]
-  lines = [["index", "id"] + header]
-  lines += [[str(index), example.guid] + row
+  lines = [["index", "id"] + header + ["text_a", "text_b"]]
+  lines += [[str(index), example.guid] + row +
+            [table_helpers.one_line(text or "")
+             for text in (example.text_a, example.text_b)]
             for index, (example, row) in enumerate(zip(examples, values))]
   path = os.path.join(args.output_dir, f"predictions{suffix}.tsv")
   script_helpers.write_text(
@@ -1307,5 +1795,5 @@ def _write_predictions(args, suffix, examples, rows, label_list):
 
 if __name__ == "__main__":
   init_classifier_flags()
-  script_helpers.run(main, ["data_dir", "task_name", "vocab_file",
-                            "bert_config_file", "output_dir"])
+  script_helpers.run(main, ["vocab_file", "bert_config_file", "output_dir"],
+                     unless=OTHER_DATA_FLAGS)

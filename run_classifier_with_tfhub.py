@@ -198,5 +198,5 @@ def main(_):
 
 if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
-  script_helpers.run(main, ["data_dir", "task_name", "bert_hub_module_handle",
-                            "output_dir"])
+  script_helpers.run(main, ["bert_hub_module_handle", "output_dir"],
+                     unless=run_classifier.OTHER_DATA_FLAGS)

@@ -204,6 +204,48 @@ def define_evaluation_flags():
       "End the training when the loss goes above this.", lower_bound=0.0)
 
 
+def define_table_flags():
+  """Defines the flags of a classifier's own data and of TFDS."""
+  flags.disclaim_key_flags()
+  for name, what in (("train_file", "training"), ("dev_file", "dev"),
+                     ("test_file", "test")):
+    flags.DEFINE_string(
+        name, None,
+        f"--task_name=custom: the {what} set, a .tsv, .csv or .jsonl file (or "
+        f".gz of one).")
+  flags.DEFINE_string(
+      "text_a", None,
+      "Column of the text: its name, or its number from 0. By default found by "
+      "usual names (sentence1, sentence, text ...), without a header the "
+      "first.")
+  flags.DEFINE_string(
+      "text_b", None,
+      "Column of the second text of a pair. With --text_a there is none unless "
+      "it is given.")
+  flags.DEFINE_string(
+      "label", None,
+      "Column of the label; by default one called label, score or so, without "
+      "a header the last. A test set needs none.")
+  flags.DEFINE_list(
+      "labels", None,
+      "The labels in the order of their ids. By default those of the training "
+      "set, sorted, and later those in label_map.json of --output_dir.")
+  flags.DEFINE_bool(
+      "regression", False, "The labels are numbers to be met, not classes.")
+  flags.DEFINE_enum(
+      "has_header", "auto", ["auto", "yes", "no"],
+      "Whether the first line of a .tsv or .csv file names the columns. auto: "
+      "it does if a name given by --text_a, --text_b or --label stands there, "
+      "or a usual one such as sentence or label.")
+  flags.DEFINE_string(
+      "use_tfds", None,
+      "Take the data from TensorFlow Datasets, as they are prepared on this "
+      "machine: glue/sst2, imdb_reviews ... Nothing is downloaded.")
+  flags.DEFINE_string(
+      "tfds_dir", None,
+      "Folder of TensorFlow Datasets; by default the library's own.")
+
+
 def define_check_flags():
   """Defines the flags that try a run out without making it."""
   flags.disclaim_key_flags()

@@ -19,6 +19,7 @@ _TASK_SCORES = {
     "cola": ("matthews_correlation",),
     "mrpc": ("f1",),
     "qqp": ("f1",),
+    "custom": ("macro_f1", "matthews_correlation"),
 }
 
 
@@ -32,11 +33,14 @@ def classification_scores(task, label_ids, predicted_ids):
 
   Returns:
     Dict score name -> float: GLUE's first score of the task, then accuracy.
-    F1 is that of class 1.
+    F1 is that of class 1, macro_f1 the mean of all classes'. Any task that GLUE
+    does not have is called "custom".
   """
   functions = {"matthews_correlation": metrics.matthews_corrcoef,
                "f1": lambda true, found: metrics.f1_score(
-                   true, found, pos_label=1, zero_division=0.0)}
+                   true, found, pos_label=1, zero_division=0.0),
+               "macro_f1": lambda true, found: metrics.f1_score(
+                   true, found, average="macro", zero_division=0.0)}
   scores = {name: float(functions[name](label_ids, predicted_ids))
             for name in _TASK_SCORES.get(task, ())}
   scores["accuracy"] = float(metrics.accuracy_score(label_ids, predicted_ids))

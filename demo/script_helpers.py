@@ -54,7 +54,7 @@ _PLACE_FLAGS = re.compile(r"_(file|dir|path|checkpoint|handle)$")
 _HASH_BLOCK = 1 << 20  # Bytes.
 
 
-def run(main, required_flags, after_stop=_GOES_ON):
+def run(main, required_flags, after_stop=_GOES_ON, unless=None):
   """Runs a script: parses flags, calls `main`, ends with an exit status.
 
   A wrong flag, a bad input file or a full disk ends with one line on stderr
@@ -66,8 +66,17 @@ def run(main, required_flags, after_stop=_GOES_ON):
     required_flags: list of flag names without which the script can't start.
     after_stop: string, what an interrupted run leaves to its user;
       NOTHING_FINISHED where that is nothing.
+    unless: dict from a further flag that is required to the names of flags
+      any of which makes up for it.
   """
   flags.mark_flags_as_required(required_flags)
+  for name, others in (unless or {}).items():
+    # Of validators of several flags absl shows one at a time.
+    flags.register_validator(
+        name, lambda value, others=others: value is not None or any(
+            flags.FLAGS[other].value is not None for other in others),
+        message=f"Flag --{name} must have a value other than None, or one of "
+        f"--{', --'.join(others)}.")
 
   def guarded_main(argv):
     _set_up_logging()

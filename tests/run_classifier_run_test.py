@@ -59,9 +59,11 @@ class TrainedTest:
         trained[0] / "test_results.tsv").read_text().splitlines()]
     assert len(rows) == 21 and all(len(row) == 2 for row in rows)
     lines = (trained[0] / "predictions.tsv").read_text().splitlines()
-    assert lines[0] == "index\tid\tlabel\tprobability_0\tprobability_1"
+    assert lines[0] == ("index\tid\tlabel\tprobability_0\tprobability_1\t"
+                        "text_a\ttext_b")
     for i, (line, row) in enumerate(zip(lines[1:], rows)):
-      index, guid, label, *probabilities = line.split("\t")
+      index, guid, label, *probabilities, text_a, text_b = line.split("\t")
+      assert text_a == conftest.sentiment_rows(21, 3)[i][0] and not text_b
       assert (index, guid) == (str(i), f"test-{i + 1}")
       assert probabilities == row
       assert label == str(int(np.argmax(np.array(row, float))))

@@ -15,7 +15,8 @@ SCRIPTS_MAY_IMPORT = {
     "demo.checkpoint_helpers", "demo.estimator_helpers",
     "demo.evaluation_helpers", "demo.flag_helpers", "demo.option_helpers",
     "demo.prediction_helpers", "demo.record_helpers", "demo.script_helpers",
-    "demo.trial_helpers", "demo.worker_helpers", "demo.metrics", "habana"}
+    "demo.table_helpers", "demo.tfds_helpers", "demo.trial_helpers",
+    "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -37,6 +38,8 @@ MAY_IMPORT = {
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
     "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/table_helpers.py": {"demo.script_helpers"},
+    "demo/tfds_helpers.py": {"demo.table_helpers"},
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
     "demo/estimator_helpers.py": {
