@@ -48,8 +48,8 @@ def try_out(args, model_fn, input_fns, batch_sizes):
           input_fn(params))
       spec = model_fn(iterator.get_next(), None, mode, params)
       fetches = _fetches(spec, mode)
-      weights = sum(
-          var.shape.num_elements() for var in tf.compat.v1.trainable_variables())
+      weights = sum(var.shape.num_elements()
+                    for var in tf.compat.v1.trainable_variables())
       _say("%s: the graph is built, batch size %d, %.1f million parameters.",
            mode, params["batch_size"], weights / 1e6)
       if args.compile_only:
