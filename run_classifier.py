@@ -27,6 +27,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import export_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -44,7 +45,8 @@ FLAGS = flags.FLAGS
 
 # Flags that upstream requires, and those that make up for them.
 OTHER_DATA_FLAGS = {
-    "data_dir": ("train_file", "dev_file", "test_file", "use_tfds"),
+    "data_dir": ("train_file", "dev_file", "test_file", "use_tfds",
+                 "do_export"),
     "task_name": ("use_tfds",)}
 
 
@@ -915,7 +917,7 @@ def _find_task(args):
   task, processor = find_processor(args.task_name)
   _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
                 f"--task_name={args.task_name}")
-  if args.data_dir is None:
+  if args.data_dir is None and _reads_data(args):
     raise ValueError(f"--task_name={args.task_name} needs --data_dir, the "
                      f"folder of the task's .tsv files.")
   return task, lambda label_map: processor
@@ -1383,6 +1385,7 @@ class CheckpointModel(object):
   Attributes:
     files: dict name -> path, those that ranks have to agree on, beside the
       files of the flags.
+    bert_config_file: string or None, that of the model.
   """
 
   files = {}
@@ -1397,6 +1400,7 @@ class CheckpointModel(object):
       ValueError: a file is missing or doesn't fit the flags.
     """
     self._args = args
+    self.bert_config_file = args.bert_config_file
     flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
@@ -1434,6 +1438,25 @@ class CheckpointModel(object):
         is_regression=is_regression,
         options=option_helpers.from_flags(args))
 
+  def probabilities(self, num_labels, **inputs):
+    """Builds the model for use; see `create_model`, without options.
+
+    Args:
+      num_labels: int, L; 1 for regression.
+      **inputs: input_ids, input_mask, segment_ids and labels.
+
+    Returns:
+      float32 [B, L].
+    """
+    return create_model(
+        self._bert_config, False, num_labels=num_labels,
+        use_one_hot_embeddings=False, is_regression=num_labels == 1,
+        **inputs)[-1]
+
+  def vocabulary(self):
+    """Returns (vocab_file, do_lower_case): string and bool."""
+    return self._args.vocab_file, self._args.do_lower_case
+
 
 def run_task(args, make_model):
   """Trains, evaluates and predicts a task with some model.
@@ -1450,6 +1473,7 @@ def run_task(args, make_model):
   _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
+  export_helpers.check(args)
 
   tokenizer = model.tokenizer()
   processor = make_processor(_saved_label_map(args))
@@ -1486,6 +1510,8 @@ def run_task(args, make_model):
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
     _predict(args, estimator, task, test_sets, label_list, tokenizer)
+  if args.do_export and horovod_helpers.is_chief():
+    _export(args, model, task, label_list)
 
 
 def _write_label_map(args, task, processor):
@@ -1531,12 +1557,17 @@ def _score_names(task, processor):
   return names
 
 
+def _reads_data(args):
+  """Whether the flags ask for something that is done with data."""
+  return args.do_train or args.do_eval or args.do_predict
+
+
 def _check_flags(args, task):
   """Refuses what can't work before anything is read."""
-  if not (args.do_train or args.do_eval or args.do_predict):
+  if not (_reads_data(args) or args.do_export):
     raise ValueError(
-        "Nothing to do: pass one or more of --do_train, --do_eval and "
-        "--do_predict.")
+        "Nothing to do: pass one or more of --do_train, --do_eval, "
+        "--do_predict and --do_export.")
   flag_helpers.check_training_flags(args)
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
@@ -1791,6 +1822,24 @@ def _write_predictions(args, suffix, examples, rows, label_list):
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
   logging.info("Predictions with labels: %s", path)
+
+
+def _export(args, model, task, label_list):
+  """Writes a SavedModel of the task's model."""
+  def build(**inputs):
+    """The model, which wants labels for the loss that it computes too."""
+    labels = tf.zeros(tf.shape(inputs["input_ids"])[:1],
+                      tf.int32 if label_list else tf.float32)
+    return {"probabilities": model.probabilities(
+        len(label_list) or 1, labels=labels, **inputs)}
+
+  vocab_file, do_lower_case = model.vocabulary()
+  export_helpers.export(
+      args, build, {
+          "task": task,
+          "kind": "classification" if label_list else "regression",
+          "labels": label_list, "do_lower_case": do_lower_case},
+      vocab_file, model.bert_config_file)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import export_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -1085,16 +1086,17 @@ def validate_flags_or_throw(bert_config):
   """
   tokenization.validate_case_matches_checkpoint(
       FLAGS.do_lower_case, FLAGS.init_checkpoint)
-  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval):
+  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval or
+          FLAGS.do_export):
     raise ValueError(
-        "Nothing to do: pass one or more of --do_train, --do_predict and "
-        "--do_eval.")
+        "Nothing to do: pass one or more of --do_train, --do_predict, "
+        "--do_eval and --do_export.")
   for flag, file_flag in (("do_train", "train_file"),
                           ("do_predict", "predict_file"),
                           ("do_eval", "predict_file")):
     if FLAGS[flag].value and not FLAGS[file_flag].value:
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
-  if not (FLAGS.do_train or FLAGS.do_predict):
+  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_export):
     return  # No text is cut into windows.
   flag_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
   if FLAGS.max_seq_length <= FLAGS.max_query_length + 3:
@@ -1122,6 +1124,7 @@ def main(_):
         vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
     flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
+    export_helpers.check(FLAGS)
     is_scored = (evaluation_helpers.is_wanted(FLAGS) and
                  horovod_helpers.is_chief())
     answers = predict_examples = None
@@ -1130,7 +1133,7 @@ def main(_):
     if is_scored or (
         FLAGS.do_predict and prediction_helpers.takes_part(FLAGS)):
       predict_examples = _read_predict_examples(FLAGS)
-    if FLAGS.do_train or FLAGS.do_predict or is_scored:
+    if FLAGS.do_train or FLAGS.do_predict or FLAGS.do_export or is_scored:
       checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
@@ -1149,6 +1152,8 @@ def main(_):
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
     if FLAGS.do_eval and answers and (FLAGS.do_predict or not is_scored):
       _evaluate(FLAGS, answers)
+    if FLAGS.do_export and horovod_helpers.is_chief():
+      _export(FLAGS, bert_config)
 
 
 def _check_ranks_agree(args):
@@ -1172,7 +1177,7 @@ def _check_flags(args):
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
         "--do_predict.")
-  if not (args.do_train or args.do_predict or
+  if not (args.do_train or args.do_predict or args.do_export or
           evaluation_helpers.is_wanted(args)):
     return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
@@ -1583,6 +1588,20 @@ def _read_results(args, name, answers, fits):
       raise ValueError(f"{path} is damaged: id {qas_id!r} has "
                        f"{_shown(content[qas_id])}. Pass --do_predict again.")
   return content
+
+
+def _export(args, bert_config):
+  """Writes a SavedModel of the model."""
+  def build(**inputs):
+    """The model."""
+    start_logits, end_logits = create_model(
+        bert_config, False, use_one_hot_embeddings=False, **inputs)
+    return {"start_logits": start_logits, "end_logits": end_logits}
+
+  export_helpers.export(
+      args, build, {"task": "squad", "kind": "squad", "labels": [],
+                    "do_lower_case": args.do_lower_case},
+      args.vocab_file, args.bert_config_file)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ PROJECT = conftest.PROJECT
 SCRIPTS_MAY_IMPORT = {
     "tokenization", "modeling", "optimization", "demo.horovod_helpers",
     "demo.checkpoint_helpers", "demo.estimator_helpers",
-    "demo.evaluation_helpers", "demo.flag_helpers", "demo.option_helpers",
-    "demo.prediction_helpers", "demo.record_helpers", "demo.script_helpers",
-    "demo.table_helpers", "demo.tfds_helpers", "demo.trial_helpers",
-    "demo.worker_helpers", "demo.metrics", "habana"}
+    "demo.evaluation_helpers", "demo.export_helpers", "demo.flag_helpers",
+    "demo.option_helpers", "demo.prediction_helpers", "demo.record_helpers",
+    "demo.script_helpers", "demo.table_helpers", "demo.tfds_helpers",
+    "demo.trial_helpers", "demo.worker_helpers", "demo.metrics", "habana"}
 # File or folder -> what it may import of this project.
 MAY_IMPORT = {
     "tokenization.py": set(),
@@ -51,6 +51,9 @@ MAY_IMPORT = {
     "demo/evaluation_helpers.py": {
         "demo.checkpoint_helpers", "demo.curve_helpers",
         "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.script_helpers"},
+    "demo/export_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers",
         "demo.script_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers"},
     "demo/download.py": set(),
