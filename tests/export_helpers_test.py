@@ -137,7 +137,6 @@ class ExportTest:
       for outputs in found:
         assert set(outputs) == set(expected)
         for name, array in expected.items():
-          # With Keras' epsilon in its layer norms it would be off by 1e-2.
           np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-5)
       assert all(np.ptp(array) > 0.05 for array in expected.values())
 

@@ -267,6 +267,7 @@ class TwoRanksTest:
     two = tmp_path / "two"
     run = conftest.run_script(
         SCRIPT, *flags, "--do_predict", "--do_eval", "--eval_every_steps=10",
+        "--do_export",
         f"--predict_file={squad_dir}/dev.json", f"--output_dir={two}",
         launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
@@ -286,7 +287,9 @@ class TwoRanksTest:
     assert results["total"] == 80
     log = load(two, "evaluations.json")
     assert [x["step"] for x in log["evaluations"]] == [10, 15]
-    assert results == load(two, "best/info.json")["scores"]
+    best = load(two, "best/info.json")
+    assert results == best["scores"]
+    assert conftest.model_info(two / "export")["global_step"] == best["step"]
 
 
 def bad_input_cases():
