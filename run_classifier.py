@@ -29,6 +29,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import export_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import gradient_helpers
@@ -613,8 +614,9 @@ def reads_text(args):
   asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
   if args.do_train and args.eval_every_steps:
     asked.append("do_eval")
-  return not asked or any(
-      getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
+  if not asked:
+    return not args.do_export
+  return any(getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
 
 
 _TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
@@ -1707,6 +1709,7 @@ class CheckpointModel(object):
   Attributes:
     files: dict name -> path, those that ranks have to agree on, beside the
       files of the flags.
+    bert_config_file: string or None, that of the model.
   """
 
   files = {}
@@ -1721,6 +1724,7 @@ class CheckpointModel(object):
       ValueError: a file is missing or doesn't fit the flags.
     """
     self._args = args
+    self.bert_config_file = args.bert_config_file
     flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
@@ -1767,6 +1771,25 @@ class CheckpointModel(object):
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
 
+  def probabilities(self, num_labels, **inputs):
+    """Builds the model for use; see `create_model`, without options.
+
+    Args:
+      num_labels: int, L; 1 for regression.
+      **inputs: input_ids, input_mask, segment_ids and labels.
+
+    Returns:
+      float32 [B, L].
+    """
+    return create_model(
+        self._bert_config, False, num_labels=num_labels,
+        use_one_hot_embeddings=False, is_regression=num_labels == 1,
+        **inputs)[-1]
+
+  def vocabulary(self):
+    """Returns (vocab_file, do_lower_case): string and bool."""
+    return self._args.vocab_file, self._args.do_lower_case
+
 
 def run_task(args, make_model):
   """Trains, evaluates and predicts a task with some model.
@@ -1783,6 +1806,7 @@ def run_task(args, make_model):
   _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
+  export_helpers.check(args)
 
   tokenizer = model.tokenizer()
   processor = make_processor(_saved_label_map(args))
@@ -1829,6 +1853,8 @@ def run_task(args, make_model):
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
     _predict(args, estimator, task, test_sets, label_list, tokenizer)
+  if args.do_export and horovod_helpers.is_chief():
+    _export(args, model, task, label_list)
 
 
 def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
@@ -1911,10 +1937,10 @@ def _score_names(task, processor):
 
 def _check_flags(args, task):
   """Refuses what can't work before anything is read."""
-  if not (args.do_train or args.do_eval or args.do_predict):
+  if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
     raise ValueError(
-        "Nothing to do: pass one or more of --do_train, --do_eval and "
-        "--do_predict.")
+        "Nothing to do: pass one or more of --do_train, --do_eval, "
+        "--do_predict and --do_export.")
   flag_helpers.check_training_flags(args)
   trial_helpers.check_flags(args)
   if args.dropout_before_logits == 1.0:
@@ -2266,6 +2292,24 @@ def _write_predictions(args, suffix, examples, rows, label_list):
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
   logging.info("Predictions with labels: %s", path)
+
+
+def _export(args, model, task, label_list):
+  """Writes a SavedModel of the task's model."""
+  def build(**inputs):
+    """The model, which wants labels for the loss that it computes too."""
+    labels = tf.zeros(tf.shape(inputs["input_ids"])[:1],
+                      tf.int32 if label_list else tf.float32)
+    return {"probabilities": model.probabilities(
+        len(label_list) or 1, labels=labels, **inputs)}
+
+  vocab_file, do_lower_case = model.vocabulary()
+  export_helpers.export(
+      args, build, {
+          "task": task,
+          "kind": "classification" if label_list else "regression",
+          "labels": label_list, "do_lower_case": do_lower_case},
+      vocab_file, model.bert_config_file)
 
 
 if __name__ == "__main__":

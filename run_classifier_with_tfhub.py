@@ -145,7 +145,10 @@ class HubModel(object):
 
   Attributes:
     files: dict name -> path, those that ranks have to agree on.
+    bert_config_file: None, a module has no such file.
   """
+
+  bert_config_file = None
 
   def __init__(self, args):
     """Finds the module; see `hub_helpers.HubModule` for Raises.
@@ -201,6 +204,16 @@ class HubModel(object):
         num_train_steps, num_warmup_steps, args.use_tpu, self._path,
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
+
+  def probabilities(self, num_labels, **inputs):
+    """See `run_classifier.CheckpointModel`."""
+    return create_model(
+        False, num_labels=num_labels, bert_hub_module_handle=self._path,
+        is_regression=num_labels == 1, **inputs)[-1]
+
+  def vocabulary(self):
+    """Returns (vocab_file, do_lower_case): string and bool."""
+    return hub_helpers.HubModule(self._path).tokenization_info()
 
 
 def main(_):

@@ -14,10 +14,9 @@ Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT",
 section 3.1 and appendix A; Habana's BERT changes for devices and ranks.
 """
 
+import collections
 import itertools
 import os
-
-import collections
 
 from absl import flags
 from absl import logging

@@ -57,6 +57,9 @@ MAY_IMPORT = {
         "demo.checkpoint_helpers", "demo.curve_helpers",
         "demo.horovod_helpers", "demo.prediction_helpers",
         "demo.script_helpers"},
+    "demo/export_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers",
+        "demo.script_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
