@@ -1,15 +1,19 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
-"""Adam with weight decay, its learning-rate schedule and the training op.
+"""Adam with weight decay and LAMB, their learning-rate schedules and the
+training op.
 
 Source: google-research/bert (commit cc7051dc); Habana's BERT fine-tuning
 changes for Horovod and the update's form; Loshchilov and Hutter 2017,
-"Decoupled Weight Decay Regularization", for the decay.
+"Decoupled Weight Decay Regularization", for the decay; You et al. 2020, "Large
+Batch Optimization for Deep Learning: Training BERT in 76 minutes", for LAMB.
 """
 
 import re
 
 import tensorflow as tf
 
+from demo import gradient_helpers
+from demo import layer_helpers
 from demo import option_helpers
 from demo.horovod_helpers import horovod_enabled, hvd, reduction_options
 
@@ -26,10 +30,13 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   The rate rises linearly from 0 over the warm-up and falls linearly to 0 over
   `num_train_steps` (no jump is smoothed out: the fall counts from step 0).
   Gradients are clipped to a global norm of 1, after they were averaged over
-  the ranks. Step t uses the rate of t, then the counter becomes t + 1.
+  the ranks. Step t uses the rate of t, then the counter becomes t + 1, also
+  where a loss scale skips the step. A step is an update, of however many
+  batches.
 
   Args:
-    loss: float32 scalar.
+    loss: float32 scalar, or the `gradient_helpers.SplitLoss` of several
+      batches.
     init_lr: float, peak learning rate.
     num_train_steps: int, steps of the whole training.
     num_warmup_steps: int, steps of the warm-up; 0 for none.
@@ -43,26 +50,37 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   """
   global_step = tf.compat.v1.train.get_or_create_global_step()
   learning_rate = _learning_rate(
-      global_step, init_lr, num_train_steps, num_warmup_steps)
+      global_step, init_lr, num_train_steps, num_warmup_steps,
+      options.lr_schedule)
   tf.compat.v1.add_to_collection(LEARNING_RATE, learning_rate)
   tf.compat.v1.summary.scalar("learning_rate", learning_rate)
 
+  tvars = layer_helpers.trained_variables(options.freeze_layers)
+  rate_factors = layer_helpers.rate_factors(
+      [var.op.name for var in tvars], options.layerwise_lr_decay)
   # What the published models were pretrained with; only the Adam slots are
   # not in their checkpoints.
-  optimizer = AdamWeightDecayOptimizer(
+  optimizer = _OPTIMIZERS[options.optimizer](
       learning_rate, weight_decay_rate=0.01, beta_1=0.9, beta_2=0.999,
       exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
-      epsilon=1e-6)
+      epsilon=1e-6, rate_factors=rate_factors)
   if horovod_enabled():
     optimizer = hvd.DistributedOptimizer(
         optimizer, sparse_as_dense=True, **reduction_options())
   if use_tpu:
     optimizer = tf.compat.v1.tpu.CrossShardOptimizer(optimizer)
 
+  is_split = isinstance(loss, gradient_helpers.SplitLoss)
+  scale = loss.scale if is_split else gradient_helpers.loss_scale(options)
   grads_and_vars = optimizer.compute_gradients(
-      loss, tf.compat.v1.trainable_variables())
+      gradient_helpers.scaled(loss, scale), tvars)
   grads, tvars = zip(*grads_and_vars)
-  grads, _ = tf.clip_by_global_norm(grads, clip_norm=1.0)
+  if scale:
+    grads = scale.unscaled(grads)
+  # What several ranks have exchanged is dense for a whole batch too.
+  norm = (loss.global_norm(grads) if is_split and not horovod_enabled()
+          else None)
+  grads, norm = tf.clip_by_global_norm(grads, clip_norm=1.0, use_norm=norm)
 
   # The optimizer leaves the step alone, so it is raised here, before the
   # update. The update must still use the rate of the old step, and the
@@ -71,17 +89,32 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   step_reads = tf.compat.v1.get_collection(_STEP_READS)
   with tf.control_dependencies([learning_rate] + step_reads):
     step_is_raised = global_step.assign(global_step + 1)
-  with tf.control_dependencies([step_is_raised]):
+  def update():
     return optimizer.apply_gradients(
         zip(grads, tvars), global_step=global_step)
 
+  with tf.control_dependencies([step_is_raised]):
+    return scale.update_if_finite(norm, update) if scale else update()
 
-def _learning_rate(global_step, init_lr, num_train_steps, num_warmup_steps):
-  """The rate of a step (float32 scalar): linear warm-up, linear decay to 0."""
+
+def _learning_rate(global_step, init_lr, num_train_steps, num_warmup_steps,
+                   lr_schedule="linear"):
+  """The rate of a step (float32 scalar).
+
+  A linear warm-up, then down to 0 in a line that begins at step 0; constant; or
+  down to 0 in half a cosine that begins where the warm-up ends.
+  """
   rate = tf.constant(init_lr, shape=[], dtype=tf.float32)
-  decayed = tf.compat.v1.train.polynomial_decay(
-      rate, global_step, num_train_steps, end_learning_rate=0.0, power=1.0,
-      cycle=False)
+  if lr_schedule == "linear":
+    decayed = tf.compat.v1.train.polynomial_decay(
+        rate, global_step, num_train_steps, end_learning_rate=0.0, power=1.0,
+        cycle=False)
+  elif lr_schedule == "cosine":
+    decayed = tf.compat.v1.train.cosine_decay(
+        rate, tf.maximum(global_step - num_warmup_steps, 0),
+        max(num_train_steps - num_warmup_steps, 1))
+  else:
+    decayed = rate
   if not num_warmup_steps:
     return decayed
   step = tf.cast(global_step, tf.float32)
@@ -106,7 +139,8 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
                beta_2=0.999,
                epsilon=1e-6,
                exclude_from_weight_decay=None,
-               name="AdamWeightDecayOptimizer"):
+               name="AdamWeightDecayOptimizer",
+               rate_factors=None):
     """Takes the values as they are.
 
     Args:
@@ -118,8 +152,11 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
       exclude_from_weight_decay: list of regular expressions or None; a
         variable whose name one of them matches anywhere does not decay.
       name: string, name of the optimizer.
+      rate_factors: dict variable name -> float or None, what the learning
+        rate of a variable is multiplied by; 1 where it has no entry.
     """
     super().__init__(False, name)
+    self._rate_factors = rate_factors or {}
     self.learning_rate = learning_rate
     self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
     self.weight_decay_rate = weight_decay_rate
@@ -135,7 +172,7 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
     """Returns [(gradient or None, variable)]; Horovod averages what it gives.
 
     Args:
-      loss: float32 scalar.
+      loss: float32 scalar, or SplitLoss.
       var_list: list of variables.
       gate_gradients: GATE_OP, nothing else.
       aggregation_method: None, nothing else.
@@ -153,7 +190,7 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
     assert not colocate_gradients_with_ops, (
         "colocate_gradients_with_ops is not supported")
     assert grad_loss is None, "grad_loss is not supported"
-    return list(zip(tf.gradients(loss, var_list), var_list))
+    return list(zip(gradient_helpers.gradients_of(loss, var_list), var_list))
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
     """Returns the op that updates the variables.
@@ -174,29 +211,94 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
   def _update(self, grad, param):
     """Assignments to one variable and its slots `adam_m` and `adam_v`."""
     param_name = self._get_variable_name(param.name)
-    m, v = (
-        tf.compat.v1.get_variable(
-            f"{param_name}/{slot}", shape=param.shape.as_list(),
-            dtype=tf.float32, trainable=False,
-            initializer=tf.zeros_initializer())
-        for slot in ("adam_m", "adam_v"))
-    next_m = self.beta_1 * m + (1.0 - self.beta_1) * grad
-    next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(grad)
+    m, v = self._zeros_beside(param, param_name, "adam_m", "adam_v")
+    next_m, next_v = self._averages(grad, m, v)
     # Equal to m / (sqrt(v) + eps) where v is far above eps squared, at most
     # sqrt(2) times as large where it isn't, and one operation cheaper.
     update = next_m * tf.math.rsqrt(next_v + self.epsilon * self.epsilon)
     if self._do_use_weight_decay(param_name):
       update += self.weight_decay_rate * param
-    return [param.assign(param - self.learning_rate * update),
+    return [param.assign(param - self._rate(param_name) * update),
             m.assign(next_m), v.assign(next_v)]
+
+  def _zeros_beside(self, param, param_name, *names):
+    """Variables of a variable's shape, beside it, that begin with 0."""
+    return [
+        tf.compat.v1.get_variable(
+            f"{param_name}/{slot}", shape=param.shape.as_list(),
+            dtype=tf.float32, trainable=False,
+            initializer=tf.zeros_initializer())
+        for slot in names]
+
+  def _averages(self, grad, m, v):
+    """The averages of gradients and squared gradients, with one more."""
+    return (self.beta_1 * m + (1.0 - self.beta_1) * grad,
+            self.beta_2 * v + (1.0 - self.beta_2) * tf.square(grad))
+
+  def _rate(self, param_name):
+    """The learning rate of a variable of this name (string)."""
+    factor = self._rate_factors.get(param_name, 1.0)
+    return self.learning_rate if factor == 1.0 else factor * self.learning_rate
 
   def _do_use_weight_decay(self, param_name):
     """Whether a variable of this name (string) decays."""
-    if not self.weight_decay_rate:
-      return False
-    return not any(re.search(pattern, param_name)
-                   for pattern in self.exclude_from_weight_decay or ())
+    return bool(self.weight_decay_rate) and not self._is_excluded(param_name)
 
   def _get_variable_name(self, param_name):
     """Cuts the output number off: "dense/bias:0" -> "dense/bias"."""
     return re.sub(r":\d+$", "", param_name)
+
+  def _is_excluded(self, param_name):
+    """Whether `exclude_from_weight_decay` matches a name (string)."""
+    return any(re.search(pattern, param_name)
+               for pattern in self.exclude_from_weight_decay or ())
+
+
+class LambOptimizer(AdamWeightDecayOptimizer):
+  """LAMB: Adam with bias correction whose steps are as long as weights are.
+
+  The update of a variable w is u = m' / (sqrt(v') + epsilon) + decay * w, its
+  step is rate * |w| / |u| * u, and rate * u where one of the norms is 0. What
+  does not decay (biases, layer norms) takes the step rate * u too, as in the
+  authors' program; the paper says nothing of it.
+
+  Source: You et al. 2020 (arXiv 1904.00962), algorithm 2, phi being the
+  identity as in its experiments.
+  """
+
+  def __init__(self, *args, name="LambOptimizer", **kwargs):
+    """Takes what AdamWeightDecayOptimizer does."""
+    super().__init__(*args, name=name, **kwargs)
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """See the base class. Counts the updates in `optimizer/lamb_updates`."""
+    updates = tf.compat.v1.get_variable(
+        "optimizer/lamb_updates", [], tf.int64, trainable=False,
+        initializer=tf.zeros_initializer())
+    count = updates + 1
+    self._bias_corrections = [
+        1.0 - tf.pow(beta, tf.cast(count, tf.float32))
+        for beta in (self.beta_1, self.beta_2)]
+    return tf.group(
+        super().apply_gradients(grads_and_vars, global_step),
+        updates.assign(count), name=name)
+
+  def _update(self, grad, param):
+    """Assignments to one variable and its slots `lamb_m` and `lamb_v`."""
+    param_name = self._get_variable_name(param.name)
+    m, v = self._zeros_beside(param, param_name, "lamb_m", "lamb_v")
+    next_m, next_v = self._averages(grad, m, v)
+    correction_1, correction_2 = self._bias_corrections
+    update = (next_m / correction_1) / (
+        tf.sqrt(next_v / correction_2) + self.epsilon)
+    if self._do_use_weight_decay(param_name):
+      update += self.weight_decay_rate * param
+    step = self._rate(param_name) * update
+    if not self._is_excluded(param_name):
+      weight_norm, update_norm = tf.norm(param), tf.norm(update)
+      step *= tf.where((weight_norm > 0.0) & (update_norm > 0.0),
+                       weight_norm / update_norm, 1.0)
+    return [param.assign(param - step), m.assign(next_m), v.assign(next_v)]
+
+
+_OPTIMIZERS = {"adamw": AdamWeightDecayOptimizer, "lamb": LambOptimizer}

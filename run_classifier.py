@@ -29,8 +29,10 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import export_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
 from demo import option_helpers
@@ -613,8 +615,9 @@ def reads_text(args):
   asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
   if args.do_train and args.eval_every_steps:
     asked.append("do_eval")
-  return not asked or any(
-      getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
+  if not asked:
+    return not args.do_export
+  return any(getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
 
 
 _TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
@@ -1540,11 +1543,15 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   def model_fn(features, labels, mode, params):
     """See the builder; labels and params are not used."""
     del labels, params
-    outputs = create_model(
-        bert_config, mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
-        features["input_mask"], features["segment_ids"], features["label_ids"],
-        num_labels, use_one_hot_embeddings, dropout_before_logits,
-        is_regression, options)
+
+    def outputs_of(features):
+      return create_model(
+          bert_config, mode == tf.estimator.ModeKeys.TRAIN,
+          features["input_ids"], features["input_mask"],
+          features["segment_ids"], features["label_ids"], num_labels,
+          use_one_hot_embeddings, dropout_before_logits, is_regression, options)
+
+    outputs = model_outputs(mode, features, outputs_of, options)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
@@ -1556,6 +1563,34 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   return model_fn
 
 
+def model_outputs(mode, features, outputs_of, options):
+  """The outputs that `estimator_spec` needs, whatever the encoder.
+
+  Args:
+    mode: tf.estimator.ModeKeys.
+    features: dict, see `input_fn_builder`; for training the rows of all the
+      batches of an update.
+    outputs_of: function of features that returns what `create_model` does.
+    options: option_helpers.Options.
+
+  Returns:
+    What `outputs_of` returns; for training the loss alone, in a tuple.
+  """
+  def weighted_outputs_of(features):
+    """With the weights of records: a row of weight 2 is as two rows."""
+    loss, per_example_loss, *others = outputs_of(features)
+    if "weight" in features:
+      per_example_loss *= features["weight"]
+      loss = tf.reduce_mean(per_example_loss)
+    return (loss, per_example_loss, *others)
+
+  if mode != tf.estimator.ModeKeys.TRAIN:
+    return weighted_outputs_of(features)
+  scalars = gradient_helpers.in_parts(
+      lambda part: {"loss": weighted_outputs_of(part)[0]}, features, options)
+  return (scalars["loss"],)
+
+
 def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
                    num_warmup_steps, use_tpu, is_regression, scaffold_fn=None,
                    options=option_helpers.UPSTREAM):
@@ -1565,7 +1600,7 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
     mode: tf.estimator.ModeKeys.
     features: dict, see `input_fn_builder`; padding examples have
       `is_real_example` 0.
-    outputs: what `create_model` returns.
+    outputs: what `model_outputs` returns.
     learning_rate: see `model_fn_builder`, as the next four arguments.
     scaffold_fn: function or None, see `checkpoint_helpers.warm_start`.
     options: option_helpers.Options, what upstream doesn't have.
@@ -1573,23 +1608,21 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
   Returns:
     TPUEstimatorSpec.
   """
-  loss, per_example_loss, logits, probabilities = outputs
-  label_ids = features["label_ids"]
-  if "weight" in features:  # Of a record: a row of weight 2 is as two rows.
-    per_example_loss *= features["weight"]
-    loss = tf.reduce_mean(per_example_loss)
   spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
   if mode == tf.estimator.ModeKeys.TRAIN:
     # The scope "loss" of create_model makes the Estimator call its curve
     # "loss_1"; that of the evaluation is called "loss".
+    loss = gradient_helpers.loss_value(outputs[0])
     tf.compat.v1.add_to_collection(
         tf.compat.v1.GraphKeys.SUMMARIES,
         tf.raw_ops.ScalarSummary(tags="loss", values=loss))
     train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        outputs[0], learning_rate, num_train_steps, num_warmup_steps, use_tpu,
         options)
     return spec(mode=mode, loss=loss, train_op=train_op,
                 scaffold_fn=scaffold_fn)
+  loss, per_example_loss, logits, probabilities = outputs
+  label_ids = features["label_ids"]
   if mode == tf.estimator.ModeKeys.PREDICT:
     return spec(mode=mode, predictions={"probabilities": probabilities},
                 scaffold_fn=scaffold_fn)
@@ -1676,6 +1709,7 @@ class CheckpointModel(object):
   Attributes:
     files: dict name -> path, those that ranks have to agree on, beside the
       files of the flags.
+    bert_config_file: string or None, that of the model.
   """
 
   files = {}
@@ -1690,6 +1724,7 @@ class CheckpointModel(object):
       ValueError: a file is missing or doesn't fit the flags.
     """
     self._args = args
+    self.bert_config_file = args.bert_config_file
     flag_helpers.check_input_files(args)
     self._bert_config = modeling.BertConfig.from_json_file(
         args.bert_config_file)
@@ -1736,6 +1771,25 @@ class CheckpointModel(object):
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
 
+  def probabilities(self, num_labels, **inputs):
+    """Builds the model for use; see `create_model`, without options.
+
+    Args:
+      num_labels: int, L; 1 for regression.
+      **inputs: input_ids, input_mask, segment_ids and labels.
+
+    Returns:
+      float32 [B, L].
+    """
+    return create_model(
+        self._bert_config, False, num_labels=num_labels,
+        use_one_hot_embeddings=False, is_regression=num_labels == 1,
+        **inputs)[-1]
+
+  def vocabulary(self):
+    """Returns (vocab_file, do_lower_case): string and bool."""
+    return self._args.vocab_file, self._args.do_lower_case
+
 
 def run_task(args, make_model):
   """Trains, evaluates and predicts a task with some model.
@@ -1754,6 +1808,7 @@ def run_task(args, make_model):
   _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
+  export_helpers.check(args)
 
   tokenizer = model.tokenizer()
   processor = make_processor(_saved_label_map(args))
@@ -1800,6 +1855,8 @@ def run_task(args, make_model):
     _evaluate(args, estimator, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_predict:
     _predict(args, estimator, task, test_sets, label_list, tokenizer)
+  if args.do_export and horovod_helpers.is_chief():
+    _export(args, model, task, label_list)
 
 
 def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
@@ -1882,10 +1939,10 @@ def _score_names(task, processor):
 
 def _check_flags(args, task):
   """Refuses what can't work before anything is read."""
-  if not (args.do_train or args.do_eval or args.do_predict):
+  if not (args.do_train or args.do_eval or args.do_predict or args.do_export):
     raise ValueError(
-        "Nothing to do: pass one or more of --do_train, --do_eval and "
-        "--do_predict.")
+        "Nothing to do: pass one or more of --do_train, --do_eval, "
+        "--do_predict and --do_export.")
   flag_helpers.check_training_flags(args)
   trial_helpers.check_flags(args)
   if args.dropout_before_logits == 1.0:
@@ -2237,6 +2294,24 @@ def _write_predictions(args, suffix, examples, rows, label_list):
   script_helpers.write_text(
       path, "".join("\t".join(line) + "\n" for line in lines))
   logging.info("Predictions with labels: %s", path)
+
+
+def _export(args, model, task, label_list):
+  """Writes a SavedModel of the task's model."""
+  def build(**inputs):
+    """The model, which wants labels for the loss that it computes too."""
+    labels = tf.zeros(tf.shape(inputs["input_ids"])[:1],
+                      tf.int32 if label_list else tf.float32)
+    return {"probabilities": model.probabilities(
+        len(label_list) or 1, labels=labels, **inputs)}
+
+  vocab_file, do_lower_case = model.vocabulary()
+  export_helpers.export(
+      args, build, {
+          "task": task,
+          "kind": "classification" if label_list else "regression",
+          "labels": label_list, "do_lower_case": do_lower_case},
+      vocab_file, model.bert_config_file)
 
 
 if __name__ == "__main__":

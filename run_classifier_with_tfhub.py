@@ -19,6 +19,7 @@ from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
 from demo import hub_helpers
+from demo import layer_helpers
 from demo import option_helpers
 from demo import script_helpers
 from demo import window_helpers
@@ -104,11 +105,18 @@ def model_fn_builder(num_labels, learning_rate, num_train_steps,
   def model_fn(features, labels, mode, params):
     """See the builder; labels and params are not used."""
     del labels, params
-    outputs = create_model(
-        mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
-        features["input_mask"], features["segment_ids"], features["label_ids"],
-        num_labels, bert_hub_module_handle, dropout_before_logits,
-        is_regression, options)
+
+    def outputs_of(features):
+      return create_model(
+          mode == tf.estimator.ModeKeys.TRAIN, features["input_ids"],
+          features["input_mask"], features["segment_ids"],
+          features["label_ids"], num_labels, bert_hub_module_handle,
+          dropout_before_logits, is_regression, options)
+
+    module = hub_helpers.HubModule(bert_hub_module_handle)
+    with module.usable_in_loops(options.num_accumulation_steps > 1):
+      outputs = run_classifier.model_outputs(
+          mode, features, outputs_of, options)
     return run_classifier.estimator_spec(
         mode, features, outputs, learning_rate, num_train_steps,
         num_warmup_steps, use_tpu, is_regression, options=options)
@@ -137,7 +145,10 @@ class HubModel(object):
 
   Attributes:
     files: dict name -> path, those that ranks have to agree on.
+    bert_config_file: None, a module has no such file.
   """
+
+  bert_config_file = None
 
   def __init__(self, args):
     """Finds the module; see `hub_helpers.HubModule` for Raises.
@@ -178,6 +189,7 @@ class HubModel(object):
       create_model(args.do_train, ids, ids, ids, tf.zeros([1], tf.int32),
                    num_labels, self._path)
       tvars = tf.compat.v1.trainable_variables()
+      layer_helpers.check_layers(args, [var.op.name for var in tvars])
       if is_chief:
         trained = checkpoint_helpers.check_trained(args, tvars)
     hub_helpers.check_max_seq_length(args, tvars, smallest=3)
@@ -197,6 +209,16 @@ class HubModel(object):
         num_train_steps, num_warmup_steps, args.use_tpu, self._path,
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
+
+  def probabilities(self, num_labels, **inputs):
+    """See `run_classifier.CheckpointModel`."""
+    return create_model(
+        False, num_labels=num_labels, bert_hub_module_handle=self._path,
+        is_regression=num_labels == 1, **inputs)[-1]
+
+  def vocabulary(self):
+    """Returns (vocab_file, do_lower_case): string and bool."""
+    return hub_helpers.HubModule(self._path).tokenization_info()
 
 
 def main(_):

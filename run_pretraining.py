@@ -14,6 +14,7 @@ Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT",
 section 3.1 and appendix A; Habana's BERT changes for devices and ranks.
 """
 
+import collections
 import itertools
 import os
 
@@ -25,6 +26,7 @@ from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import flag_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import option_helpers
 from demo import prediction_helpers
@@ -40,8 +42,9 @@ FLAGS = flags.FLAGS
 # With this many files for each rank some may get one more than others.
 _MANY_FILES_PER_RANK = 10
 _MADE_BY = "create_pretraining_data.py"
-
-
+# Keeps a batch without a masked word from 0 / 0.
+_SMALL = 1e-5
+_WORDS_PER_PART = "words_per_part"
 # What an evaluation gives; the first tells the best checkpoint by default.
 _SCORES = ("loss", "masked_lm_accuracy", "masked_lm_loss",
            "next_sentence_accuracy", "next_sentence_loss")
@@ -113,40 +116,63 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       raise ValueError(
           f"The model of run_pretraining trains and evaluates, mode {mode!r} "
           f"is neither.")
+    if mode == modes.TRAIN:
+      scalars = gradient_helpers.in_parts(
+          training_scalars, _with_words_per_part(features, options), options)
+    else:
+      words, sentences = tasks_of(features, is_training=False)
+    scaffold_fn = None
+    if init_checkpoint:
+      scaffold_fn = checkpoint_helpers.warm_start(
+          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
+    spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
+    if mode == modes.EVAL:
+      return spec(mode=mode, loss=words[0] + sentences[0],
+                  scaffold_fn=scaffold_fn, eval_metrics=(
+                      metric_fn, outputs_of(words, sentences, features)))
+    loss = scalars.pop("loss")
+    if not use_tpu:
+      estimator_helpers.show_in_progress(**scalars)
+    train_op = optimization.create_optimizer(
+        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
+        options)
+    return spec(mode=mode, loss=gradient_helpers.loss_value(loss),
+                train_op=train_op, scaffold_fn=scaffold_fn)
+
+  def tasks_of(features, is_training):
+    """What the two functions for the tasks return, in a tuple."""
     model = modeling.BertModel(
-        bert_config, mode == modes.TRAIN, features["input_ids"],
+        bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
         use_one_hot_embeddings, compute_dtype=options.compute_dtype)
     words = get_masked_lm_output(
         bert_config, model.get_sequence_output(), model.get_embedding_table(),
         features["masked_lm_positions"], features["masked_lm_ids"],
         features["masked_lm_weights"])
-    sentences = get_next_sentence_output(
+    return words, get_next_sentence_output(
         bert_config, model.get_pooled_output(),
         features["next_sentence_labels"])
-    loss = words[0] + sentences[0]
-    scaffold_fn = None
-    if init_checkpoint:
-      scaffold_fn = checkpoint_helpers.warm_start(
-          modeling.get_assignment_map_from_checkpoint, init_checkpoint, use_tpu)
-    # Of each masked word and each example: loss, prediction, truth, weight.
-    outputs = _outputs(words, features["masked_lm_ids"],
-                       features["masked_lm_weights"])
-    outputs += _outputs(sentences, features["next_sentence_labels"])
-    spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
-    if mode == modes.EVAL:
-      return spec(mode=mode, loss=loss, scaffold_fn=scaffold_fn,
-                  eval_metrics=(metric_fn, outputs))
-    if not use_tpu:
-      estimator_helpers.show_in_progress(
-          masked_lm_loss=words[0], masked_lm_accuracy=_accuracy(*outputs[1:4]),
-          next_sentence_loss=sentences[0],
-          next_sentence_accuracy=_accuracy(*outputs[5:8]))
-    train_op = optimization.create_optimizer(
-        loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
-        options)
-    return spec(mode=mode, loss=loss, train_op=train_op,
-                scaffold_fn=scaffold_fn)
+
+  def outputs_of(words, sentences, features):
+    """Of each masked word and example: loss, prediction, truth, weight."""
+    return (_outputs(words, features["masked_lm_ids"],
+                     features["masked_lm_weights"]) +
+            _outputs(sentences, features["next_sentence_labels"]))
+
+  def training_scalars(features):
+    """The loss of a batch, or of its part in an update, and what is shown."""
+    words, sentences = tasks_of(features, is_training=True)
+    outputs = outputs_of(words, sentences, features)
+    words_loss, words_accuracy = words[0], _accuracy(*outputs[1:4])
+    if _WORDS_PER_PART in features:
+      # Each masked word of the update counts alike, wherever it stands.
+      share = _num_words(features) / features[_WORDS_PER_PART][0]
+      words_loss, words_accuracy = words_loss * share, words_accuracy * share
+    return collections.OrderedDict(
+        loss=words_loss + sentences[0],
+        masked_lm_loss=words_loss, masked_lm_accuracy=words_accuracy,
+        next_sentence_loss=sentences[0],
+        next_sentence_accuracy=_accuracy(*outputs[5:8]))
 
   def metric_fn(*outputs):
     """Means over the evaluation, padding of the masked words left out."""
@@ -160,6 +186,21 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     return scores
 
   return model_fn
+
+
+def _with_words_per_part(features, options):
+  """Features, with a row each of how many masked words parts have on average.
+  """
+  if options.num_accumulation_steps == 1:
+    return features
+  words = _num_words(features) / options.num_accumulation_steps
+  return {**features, _WORDS_PER_PART: tf.fill(
+      tf.shape(features["masked_lm_weights"])[:1], words)}
+
+
+def _num_words(features):
+  """How many masked words there are (float32 scalar), above 0."""
+  return tf.reduce_sum(features["masked_lm_weights"]) + _SMALL
 
 
 def _outputs(task, labels, weights=None):
@@ -218,9 +259,8 @@ def get_masked_lm_output(bert_config, input_tensor, output_weights, positions,
     per_example_loss, log_probs = _cross_entropy(
         hidden, output_weights, output_bias, label_ids)
     weights = tf.reshape(label_weights, [-1])
-    # The small number keeps a batch without a masked word from 0 / 0.
     loss = (tf.reduce_sum(weights * per_example_loss) /
-            (tf.reduce_sum(weights) + 1e-5))
+            (tf.reduce_sum(weights) + _SMALL))
   return (loss, per_example_loss, log_probs)
 
 
@@ -314,7 +354,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
       d = d.repeat().shuffle(len(files)).interleave(
           own_records, cycle_length=min(num_cpu_threads, len(files)),
           num_parallel_calls=tf.data.AUTOTUNE, deterministic=is_seeded)
-      d = record_helpers.shuffled(d, params)
+      d = record_helpers.unread(d.shuffle(buffer_size=100), params)
     else:
       # The number of steps is given, and never more than there is.
       d = d.flat_map(own_records).repeat()

@@ -35,8 +35,10 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import export_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
 from demo import option_helpers
@@ -680,10 +682,23 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
           f"The model of run_squad trains and predicts, mode {mode!r} is "
           f"neither: scores come from the predictions.")
     is_training = mode == tf.estimator.ModeKeys.TRAIN
-    start_logits, end_logits = create_model(
-        bert_config, is_training, features["input_ids"],
-        features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, options)
+
+    def logits_of(features):
+      return create_model(
+          bert_config, is_training, features["input_ids"],
+          features["input_mask"], features["segment_ids"],
+          use_one_hot_embeddings, options)
+
+    def scalars_of(features):
+      start_logits, end_logits = logits_of(features)
+      return {"loss": (
+          position_loss(start_logits, features["start_positions"]) +
+          position_loss(end_logits, features["end_positions"])) / 2.0}
+
+    if is_training:
+      loss = gradient_helpers.in_parts(scalars_of, features, options)["loss"]
+    else:
+      start_logits, end_logits = logits_of(features)
     scaffold_fn = None
     if init_checkpoint:
       scaffold_fn = checkpoint_helpers.warm_start(
@@ -693,12 +708,11 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
       return spec(mode=mode, scaffold_fn=scaffold_fn, predictions={
           "unique_ids": features["unique_ids"],
           "start_logits": start_logits, "end_logits": end_logits})
-    loss = (position_loss(start_logits, features["start_positions"]) +
-            position_loss(end_logits, features["end_positions"])) / 2.0
     train_op = optimization.create_optimizer(
         loss, learning_rate, num_train_steps, num_warmup_steps, use_tpu,
         options)
-    return spec(mode=mode, loss=loss, train_op=train_op,
+    return spec(mode=mode, loss=gradient_helpers.loss_value(loss),
+                train_op=train_op,
                 scaffold_fn=scaffold_fn)
 
   def position_loss(logits, positions):
@@ -1091,10 +1105,11 @@ def validate_flags_or_throw(bert_config):
   if FLAGS.vocab_file:  # Otherwise no text is read.
     tokenization.validate_case_matches_checkpoint(
         FLAGS.do_lower_case, FLAGS.init_checkpoint)
-  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval):
+  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval or
+          FLAGS.do_export):
     raise ValueError(
-        "Nothing to do: pass one or more of --do_train, --do_predict and "
-        "--do_eval.")
+        "Nothing to do: pass one or more of --do_train, --do_predict, "
+        "--do_eval and --do_export.")
   for flag, file_flag in (("do_train", "train_file"),
                           ("do_predict", "predict_file"),
                           ("do_eval", "predict_file")):
@@ -1102,7 +1117,7 @@ def validate_flags_or_throw(bert_config):
         flag == "do_train" and FLAGS.train_records)
     if FLAGS[flag].value and not is_given:
       raise ValueError(f"--{flag} needs --{file_flag}, a SQuAD JSON file.")
-  if not (FLAGS.do_train or FLAGS.do_predict):
+  if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_export):
     return  # No text is cut into windows.
   flag_helpers.check_max_seq_length(FLAGS, bert_config, smallest=5)
   if reads_text(FLAGS):
@@ -1132,6 +1147,7 @@ def main(_):
           vocab_file=FLAGS.vocab_file, do_lower_case=FLAGS.do_lower_case)
       flag_helpers.check_vocabulary(FLAGS, tokenizer.vocab, bert_config)
     script_helpers.check_output_dir(FLAGS.output_dir)
+    export_helpers.check(FLAGS)
     is_scored = (evaluation_helpers.is_wanted(FLAGS) and
                  horovod_helpers.is_chief())
     answers = predict_examples = None
@@ -1141,7 +1157,7 @@ def main(_):
         FLAGS.do_predict and prediction_helpers.takes_part(FLAGS)):
       predict_examples = _read_predict_examples(FLAGS)
     records = _train_records(FLAGS, bert_config)
-    if FLAGS.do_train or FLAGS.do_predict or is_scored:
+    if FLAGS.do_train or FLAGS.do_predict or FLAGS.do_export or is_scored:
       checkpoint_helpers.check_checkpoints(
           FLAGS, bert_config,
           lambda ids: create_model(bert_config, False, ids, ids, ids, False),
@@ -1163,11 +1179,14 @@ def main(_):
       _predict(FLAGS, bert_config, predict_examples, pool, tokenizer)
     if FLAGS.do_eval and answers and (FLAGS.do_predict or not is_scored):
       _evaluate(FLAGS, answers)
+    if FLAGS.do_export and horovod_helpers.is_chief():
+      _export(FLAGS, bert_config)
 
 
 def reads_text(args):
   """Whether a step that the flags ask for, or none does, converts text."""
-  return bool(args.do_eval or not args.do_train or _converts_text(args))
+  return bool(args.do_eval or not (args.do_train or args.do_export) or
+              _converts_text(args))
 
 
 def _converts_text(args):
@@ -1232,7 +1251,7 @@ def _check_flags(args):
     raise ValueError(
         "--do_eval scores predictions, and --do_train alone makes none: add "
         "--do_predict.")
-  if not _converts_text(args):
+  if not (_converts_text(args) or args.do_export):
     return
   for name in ("max_query_length", "n_best_size", "max_answer_length"):
     if getattr(args, name) < 1:
@@ -1686,6 +1705,20 @@ def _read_results(args, name, answers, fits):
       raise ValueError(f"{path} is damaged: id {qas_id!r} has "
                        f"{_shown(content[qas_id])}. Pass --do_predict again.")
   return content
+
+
+def _export(args, bert_config):
+  """Writes a SavedModel of the model."""
+  def build(**inputs):
+    """The model."""
+    start_logits, end_logits = create_model(
+        bert_config, False, use_one_hot_embeddings=False, **inputs)
+    return {"start_logits": start_logits, "end_logits": end_logits}
+
+  export_helpers.export(
+      args, build, {"task": "squad", "kind": "squad", "labels": [],
+                    "do_lower_case": args.do_lower_case},
+      args.vocab_file, args.bert_config_file)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,19 @@
 
 import json
 import os
+import re
 
 from absl import logging
 import tensorflow as tf
 
+from demo import gradient_helpers
 from demo import horovod_helpers
+from demo import layer_helpers
 
 # TensorFlow's checkpoint reader turns its errors into Python's, not always.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
+# The first of the slots that each optimizer keeps beside a variable.
+_SLOTS = {"adamw": "adam_m", "lamb": "lamb_m"}
 
 # What the names of the scripts' variables begin with; `module` is that of a
 # TensorFlow Hub module.
@@ -118,14 +123,53 @@ def _check_same_model(path, what, tvars):
   """Refuses a damaged checkpoint, or one of another model."""
   saved = _read_through(path, what)
   wanted = {var.op.name: var.shape.as_list() for var in tvars}
-  layers = [name for name in saved if f"{name}/adam_m" in saved or
-            name.startswith("bert/") and "/adam_" not in name]
+  layers = [name for name in saved
+            if any(f"{name}/{slot}" in saved for slot in _SLOTS.values()) or
+            name.startswith("bert/") and not re.search("/(adam|lamb)_", name)]
   for name in sorted(set(wanted) | set(layers)):
     if saved.get(name) != wanted.get(name):
       raise ValueError(
           f"{path} is of another model: {name} is {saved.get(name, 'missing')} "
           f"there and {wanted.get(name, 'missing')} here. Give this run "
           f"another --output_dir, or the flags of the run that wrote it.")
+
+
+def check_optimizer_state(args, tvars, path):
+  """Refuses to go on from a checkpoint that another kind of training wrote.
+
+  Args:
+    args: the parsed flags (optimizer, freeze_layers, precision, loss_scale).
+    tvars: list of the model's trainable variables.
+    path: string, the checkpoint.
+
+  Raises:
+    ValueError: names the flag that is not as it was.
+  """
+  saved = {name for name, _ in tf.train.list_variables(path)}
+  slot = _SLOTS[args.optimizer]
+  found = [name for name, one in _SLOTS.items()
+           if any(key.endswith(f"/{one}") for key in saved)]
+  # Without a gradient, as a pooler that is not used, a head has no slots.
+  missing = [
+      var.op.name for var in tvars if f"{var.op.name}/{slot}" not in saved and
+      layer_helpers.layer_of(var.op.name) is not None and
+      not layer_helpers.is_frozen(var.op.name, args.freeze_layers)]
+  if args.optimizer not in found:
+    problem = (f"--optimizer={args.optimizer} can't go on from {path}, which "
+               f"has the state of {found[0] if found else 'no optimizer'}")
+  elif missing:
+    problem = (f"--freeze_layers={args.freeze_layers} can't go on from {path}, "
+               f"whose training left more layers as they were, {missing[0]} "
+               f"among them")
+  elif args.precision == "fp16" and not saved.issuperset(
+      gradient_helpers.state_names(args.loss_scale)):
+    problem = (f"--precision=fp16 can't go on from {path}, which has no such "
+               f"loss scale")
+  else:
+    return
+  raise ValueError(
+      f"{problem}. Give the flags of the run that wrote it, or another "
+      f"--output_dir, perhaps with this checkpoint as --init_checkpoint.")
 
 
 def steps_done(output_dir):
@@ -342,8 +386,10 @@ def check_checkpoints(args, bert_config, build_model, get_assignment_map):
   trained = None
   with tf.Graph().as_default():
     build_model(tf.zeros([1, 2], tf.int32))
+    tvars = tf.compat.v1.trainable_variables()
+    layer_helpers.check_layers(args, [var.op.name for var in tvars])
     if is_chief:
-      trained = check_trained(args, tf.compat.v1.trainable_variables())
+      trained = check_trained(args, tvars)
     if args.init_checkpoint:
       check_checkpoint(args.init_checkpoint, bert_config)
       warm_start(get_assignment_map, args.init_checkpoint, use_tpu=False)
@@ -369,6 +415,8 @@ def check_trained(args, tvars):
     ValueError: it is missing, damaged, or of another model.
   """
   trained = check_output_checkpoint(args.output_dir, tvars)
+  if trained and args.do_train:
+    check_optimizer_state(args, tvars, trained)
   if args.checkpoint_path:
     trained = chosen_checkpoint(args)
     _check_same_model(

@@ -18,6 +18,7 @@ from tensorflow.python.training import monitored_session
 from tensorflow_estimator.python.estimator.tpu import error_handling
 
 from demo import checkpoint_helpers
+from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import perf_helpers
 from demo import record_helpers
@@ -80,7 +81,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
   """The Estimator of a script.
 
   Args:
-    args: the parsed flags (those of `run_config`, train_batch_size and
+    args: the parsed flags (those of `run_config`, of `update_batch_size` and
       predict_batch_size).
     model_fn: function of features, labels, mode and params.
     keep_checkpoint_max: int, checkpoints to keep, unless the flag says it.
@@ -97,7 +98,7 @@ def make_estimator(args, model_fn, keep_checkpoint_max=5, eval_batch_size=None,
       config=run_config(args, args.keep_checkpoint_max or keep_checkpoint_max),
       use_tpu=args.use_tpu,
       eval_on_tpu=args.use_tpu,
-      train_batch_size=args.train_batch_size,
+      train_batch_size=update_batch_size(args),
       eval_batch_size=eval_batch_size,
       predict_batch_size=predict_batch_size or args.predict_batch_size)
 
@@ -113,6 +114,15 @@ def _end_on_any_error():
   # pylint: disable=protected-access
   monitored_session._PREEMPTION_ERRORS = ()
   error_handling._IGNORED_ERRORS = ()
+
+
+def update_batch_size(args):
+  """The training examples of a rank from one update to the next (int).
+
+  Args:
+    args: the parsed flags (train_batch_size and num_accumulation_steps).
+  """
+  return args.train_batch_size * args.num_accumulation_steps
 
 
 def training_steps(num_examples, args):
@@ -138,12 +148,15 @@ def training_steps(num_examples, args):
         f"each needs one at least.")
   if args.max_steps:
     return args.max_steps, int(args.max_steps * args.warmup_proportion)
-  steps = int(num_examples / args.train_batch_size *
+  steps = int(num_examples / update_batch_size(args) *
               args.num_train_epochs)
   if steps // size < 1:
+    accumulation = (
+        f"--num_accumulation_steps={args.num_accumulation_steps}, "
+        if args.num_accumulation_steps > 1 else "")
     raise ValueError(
         f"{num_examples} training examples make less than one step with "
-        f"--train_batch_size={args.train_batch_size}, "
+        f"--train_batch_size={args.train_batch_size}, {accumulation}"
         f"--num_train_epochs={args.num_train_epochs} and {size} "
         f"rank(s). Use a smaller batch or more epochs.")
   return steps // size, int(steps * args.warmup_proportion) // size
@@ -182,12 +195,16 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     script_helpers.Stopped: SIGTERM or SIGUSR1 came; a checkpoint is saved.
     script_helpers.AgreedError: the loss went above --loss_upper_bound.
   """
-  total_batch_size = args.train_batch_size * horovod_helpers.hvd_size()
+  batch_size = update_batch_size(args)
+  total_batch_size = batch_size * horovod_helpers.hvd_size()
   logging.info("***** Running training *****")
   if num_examples is not None:
     logging.info("  Num examples = %d", num_examples)
-  logging.info("  Batch size = %d per rank, %d in total",
-               args.train_batch_size, total_batch_size)
+  logging.info("  Batch size = %d per rank, %d in total", batch_size,
+               total_batch_size)
+  if args.num_accumulation_steps > 1:
+    logging.info("  An update = %d batches of %d",
+                 args.num_accumulation_steps, args.train_batch_size)
   logging.info("  Num steps = %d", num_train_steps)
   # Rank 0's word counts: were one rank to train and another not, they would
   # wait for each other.
@@ -228,7 +245,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
       hooks.append(perf_helpers.ProfilerHook(
           *perf_helpers.parse_profile_steps(args.profile_steps),
           args.output_dir))
-    hooks.append(ProgressHook(num_train_steps, args.train_batch_size,
+    hooks.append(ProgressHook(num_train_steps, batch_size,
                               args.log_steps, rate_collection))
     if estimator.config.keep_checkpoint_max == 1:
       listeners.append(
@@ -441,7 +458,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
   On a terminal a bar that moves with every step, and a line at the end;
   elsewhere a line after the first step, every `log_steps` steps and at the end.
   The loss and other scores (`show_in_progress`) of a line are the means of the
-  last `log_steps` steps at most.
+  last `log_steps` steps at most; the loss scale is that of the last.
   """
 
   def __init__(self, num_train_steps, batch_size, log_steps, rate_collection):
@@ -467,7 +484,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
         scores[key[len(_SHOWN_SCORES):]] = graph.get_collection(key)[-1]
     self._fetches = {
         "rate": graph.get_collection(self._rate_collection)[-1],
-        "scores": scores}
+        "scores": scores, "states": gradient_helpers.training_states()}
     self._global_step = tf.compat.v1.train.get_global_step()
 
   def after_create_session(self, session, coord):
@@ -478,6 +495,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
     if self._step:
       logging.info("Going on from step %d.", self._step)
     self._scores = []  # Dicts, of the steps since the last line.
+    self._states = {}  # Of the last step.
     self._first_step = self._step + 1
     self._last_time = time.monotonic()
     self._last_step = self._step
@@ -488,6 +506,7 @@ class ProgressHook(tf.estimator.SessionRunHook):
   def after_run(self, run_context, run_values):
     self._step += 1
     self._scores.append(run_values.results["scores"])
+    self._states = run_values.results["states"]
     rate = float(run_values.results["rate"])
     if not self._bar.disable:
       self._bar.set_postfix_str(
@@ -504,6 +523,11 @@ class ProgressHook(tf.estimator.SessionRunHook):
 
   def end(self, session):
     self._bar.close()
+    if self._states:
+      logging.info(
+          "Steps without an update, since their gradients were not finite: %d. "
+          "Loss scale %g.", self._states[gradient_helpers.SKIPPED_STEPS],
+          self._states[gradient_helpers.LOSS_SCALE])
 
   def _log_line(self, rate):
     remaining = self._num_train_steps - self._step
@@ -516,6 +540,8 @@ class ProgressHook(tf.estimator.SessionRunHook):
     line = (f"step {self._step}/{self._num_train_steps} "
             f"({100.0 * self._step / self._num_train_steps:.0f} %)  "
             f"{scores}  learning rate {rate:.3g}")
+    for name, value in self._states.items():
+      line += f"  {name} {value:g}"
     if self._step > self._first_step:
       line += (f"  {self._throughput()}  remaining "
                f"{duration(remaining * seconds)}")

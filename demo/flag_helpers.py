@@ -6,6 +6,7 @@ import math
 from absl import flags
 import tensorflow as tf
 
+from demo import option_helpers
 from demo import perf_helpers
 
 
@@ -329,6 +330,15 @@ def check_training_flags(args):
         f"format of the matrix products: leave one out.")
   if args.profile_steps:
     perf_helpers.parse_profile_steps(args.profile_steps)
+  if option_helpers.parse_loss_scale(args.loss_scale) and (
+      args.precision != "fp16"):
+    raise ValueError(f"--loss_scale={args.loss_scale} is for --precision=fp16, "
+                     f"not {args.precision}. Leave it out.")
+  if args.use_tpu:
+    for name in ("num_accumulation_steps", "loss_scale"):
+      if getattr(args, name) not in (1, None):
+        raise ValueError(f"--{name}={getattr(args, name)} does not work with "
+                         f"--use_tpu. Leave one of them out.")
 
 
 def check_bert_config(path, bert_config):

@@ -14,6 +14,7 @@ Source: the Hub's documentation of the common SavedModel APIs for text and of
 the TF1 Hub format; the interface of its BERT encoders.
 """
 
+import contextlib
 import inspect
 import os
 import re
@@ -134,6 +135,25 @@ class HubModule(object):
         raise self._error(
             f"is no BERT encoder: {_mismatch(encoder, error)}") from error
     return self._checked_pooled_output(outputs)
+
+  @contextlib.contextmanager
+  def usable_in_loops(self, is_needed):
+    """Within it a tf.while_loop may hold the encoder.
+
+    A module of TensorFlow 1 knows the loops of its time only.
+
+    Args:
+      is_needed: bool; otherwise nothing changes.
+    """
+    is_switched = (is_needed and self.is_tf1 and
+                   tf.compat.v1.control_flow_v2_enabled())
+    if is_switched:
+      tf.compat.v1.disable_control_flow_v2()
+    try:
+      yield
+    finally:
+      if is_switched:
+        tf.compat.v1.enable_control_flow_v2()
 
   def _checked_pooled_output(self, outputs):
     """The pooled output, if it is there and float32 [B, W]."""

@@ -2,6 +2,7 @@
 """What a model and its training may have beyond upstream's, in one value."""
 
 import collections
+import math
 
 import tensorflow as tf
 
@@ -50,6 +51,29 @@ def from_flags(args):
   Args:
     args: the parsed flags.
   """
-  return Options(**{
+  values = {
       name: getattr(args, name, default) for name, default in _DEFAULTS.items()
-      if name != "class_weights"})
+      if name != "class_weights"}
+  values["loss_scale"] = parse_loss_scale(values["loss_scale"])
+  return Options(**values)
+
+
+def parse_loss_scale(text):
+  """"128" -> 128.0; "dynamic" and None stay.
+
+  Args:
+    text: string or None, the flag.
+
+  Raises:
+    ValueError: neither, or a number that no loss can be multiplied by.
+  """
+  if text in (None, "dynamic"):
+    return text
+  try:
+    scale = float(text)
+  except ValueError:
+    scale = 0.0
+  if not 0.0 < scale < math.inf:
+    raise ValueError(f"--loss_scale={text} has to be dynamic or a number above "
+                     f"0, such as 128.")
+  return scale

@@ -292,13 +292,7 @@ def check_ranks_agree(args, files, values):
           args.init_checkpoint),
       "--bf16_config_path": args.bf16_config_path}.items():
     compared[name] = f"sha256 {sha256(path)[:12]}" if path else "none"
-  digest = hashlib.sha256()
-  for folder in ("", "demo", "habana"):
-    folder = os.path.join(PROJECT_FOLDER, folder)
-    for name in sorted(os.listdir(folder)):
-      if name.endswith(".py"):
-        digest.update(sha256(os.path.join(folder, name)).encode())
-  compared["The program"] = f"sha256 {digest.hexdigest()[:12]}"
+  compared["The program"] = f"sha256 {program_checksum()}"
   compared["TensorFlow"] = tf.__version__
   horovod_helpers.check_agreement({**compared, **values})
 
@@ -334,6 +328,17 @@ def raw_lines(path):
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise ValueError(
           f"{path} is damaged, or no gzip file ({error}).") from None
+
+
+def program_checksum():
+  """Tells one state of this project's sources from another (12 digits)."""
+  digest = hashlib.sha256()
+  for folder in ("", "demo", "habana"):
+    folder = os.path.join(PROJECT_FOLDER, folder)
+    for name in sorted(os.listdir(folder)):
+      if name.endswith(".py"):
+        digest.update(sha256(os.path.join(folder, name)).encode())
+  return digest.hexdigest()[:12]
 
 
 def sha256(path):

@@ -1,5 +1,7 @@
 """Tests of demo/checkpoint_helpers.py."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,6 +88,49 @@ class CheckOutputCheckpointTest:
     with pytest.raises(ValueError, match=r"m/b is \[1\] there and missing here"):
       self.check(tmp_path, {"m/a": [2], "m/b": [1], "m/b/adam_m": [1],
                             "fixed": [1]}, {"m/a": [2]})
+
+  def test_slots_of_lamb_are_no_layers(self, tmp_path):
+    self.check(tmp_path, {"bert/a": [2], "bert/a/lamb_m": [2],
+                          "bert/a/lamb_v": [2]}, {"bert/a": [2]})
+
+
+class CheckOptimizerStateTest:
+
+  def check(self, tmp_path, slots, **values):
+    """Of a checkpoint of a model of two layers, with such slots."""
+    names = ["bert/embeddings/w", "bert/encoder/layer_0/w",
+             "bert/encoder/layer_1/w", "head"]
+    prefix = str(tmp_path / "model.ckpt-7")
+    save_zeros({**dict.fromkeys(names + slots, [2]), "global_step": []}, prefix)
+    args = types.SimpleNamespace(**{
+        **dict(optimizer="adamw", freeze_layers=0, precision="fp32",
+               loss_scale=None), **values})
+    with tf.Graph().as_default():
+      checkpoint_helpers.check_optimizer_state(
+          args, make_variables(dict.fromkeys(names, [2])), prefix)
+
+  ALL = [f"bert/{part}/w/adam_m" for part in (
+      "embeddings", "encoder/layer_0", "encoder/layer_1")]
+
+  @pytest.mark.parametrize("slots, values", [
+      (ALL, {}), (ALL[2:], dict(freeze_layers=1)), (ALL, dict(freeze_layers=2)),
+      ([x.replace("adam", "lamb") for x in ALL], dict(optimizer="lamb")),
+      (ALL + ["optimizer/loss_scale", "optimizer/good_steps",
+              "optimizer/skipped_steps"], dict(precision="fp16")),
+      (ALL + ["optimizer/skipped_steps"],
+       dict(precision="fp16", loss_scale="128"))])
+  def test_what_was_so_before_passes(self, slots, values, tmp_path):
+    self.check(tmp_path, slots, **values)
+
+  @pytest.mark.parametrize("slots, values, message", [
+      (ALL, dict(optimizer="lamb"), "--optimizer=lamb .*the state of adamw"),
+      (["head/lamb_m"], {}, "--optimizer=adamw .*the state of lamb"),
+      ([], {}, "the state of no optimizer"),
+      (ALL[2:], {}, "--freeze_layers=0 .*bert/embeddings/w among"),
+      (ALL, dict(precision="fp16"), "--precision=fp16 .*no such loss scale")])
+  def test_another_training_is_refused(self, slots, values, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+      self.check(tmp_path, slots, **values)
 
 
 class CheckWarmStartTest:

@@ -261,6 +261,40 @@ def write_events(folder, points, start=0, begun=1000.0):
   return str(path)
 
 
+def served(export_dir, record_file):
+  """What the only export of a folder gives for the rows of a record file.
+
+  Its two signatures have to agree: one takes the records, the other their ids
+  without the padding that all rows have.
+
+  Returns:
+    dict name -> array [rows, ...].
+  """
+  (path,) = pathlib.Path(export_dir).iterdir()
+  signatures = tf.saved_model.load(str(path)).signatures
+  records = list(tf.data.TFRecordDataset(str(record_file)).as_numpy_iterator())
+  outputs = signatures["serve_examples"](examples=tf.constant(records))
+  inputs = {name: tf.sparse.to_dense(ids) for name, ids in tf.io.parse_example(
+      tf.constant(records), {
+          name: tf.io.VarLenFeature(tf.int64)
+          for name in ("input_ids", "input_mask", "segment_ids")}).items()}
+  length = int(tf.reduce_max(tf.reduce_sum(inputs["input_mask"], axis=1)))
+  assert length < inputs["input_mask"].shape[1]
+  trimmed = signatures["serving_default"](**{
+      name: tf.cast(ids[:, :length], tf.int32) for name, ids in inputs.items()})
+  assert set(trimmed) == set(outputs)
+  for name, array in trimmed.items():
+    np.testing.assert_allclose(
+        array, outputs[name][:, :array.shape[1]], rtol=0, atol=1e-5)
+  return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def model_info(export_dir):
+  """model_info.json of the only export of a folder."""
+  (path,) = pathlib.Path(export_dir).iterdir()
+  return json.loads((path / "assets" / "model_info.json").read_text())
+
+
 def run_script(script, *flags, launcher=(), env=None, timeout=600):
   """Runs a script or module from another folder, as a user may.
 

@@ -13,9 +13,9 @@ from demo import script_helpers
 
 def flag_values(**values):
   return types.SimpleNamespace(**dict(
-      dict(train_batch_size=32, num_train_epochs=3.0, warmup_proportion=0.1,
-           learning_rate=2e-5, scale_learning_rate=True, max_steps=None),
-      **values))
+      dict(train_batch_size=32, num_accumulation_steps=1, num_train_epochs=3.0,
+           warmup_proportion=0.1, learning_rate=2e-5, scale_learning_rate=True,
+           max_steps=None), **values))
 
 
 def run_flags(folder, **values):

@@ -11,12 +11,18 @@ import pytest
 import tensorflow as tf
 
 import optimization
+from demo import option_helpers
 
 
-def expected_rate(step, peak, steps, warmup):
+def expected_rate(step, peak, steps, warmup, schedule="linear"):
   """The schedule in plain numbers."""
   if step < warmup:
     return peak * step / warmup
+  if schedule == "constant":
+    return peak
+  if schedule == "cosine":
+    done = min((step - warmup) / (steps - warmup), 1)
+    return peak * (1 + np.cos(np.pi * done)) / 2
   return peak * (1 - min(step, steps) / steps)
 
 
@@ -24,21 +30,29 @@ class LearningRateTest:
 
   @settings(max_examples=25, deadline=None)
   @given(st.floats(1e-6, 1e-2), st.integers(1, 3000), st.floats(0, 0.9),
-         st.data())
-  def test_warm_up_then_linear_decay(self, peak, steps, share, data):
+         st.sampled_from(["linear", "constant", "cosine"]), st.data())
+  def test_warm_up_then_the_schedule(self, peak, steps, share, schedule, data):
     warmup = int(steps * share)
     wanted = data.draw(st.lists(
         st.integers(0, steps + 50), min_size=1, max_size=4))
     with tf.Graph().as_default():
       global_step = tf.compat.v1.train.get_or_create_global_step()
-      rate = optimization._learning_rate(global_step, peak, steps, warmup)
+      rate = optimization._learning_rate(
+          global_step, peak, steps, warmup, schedule)
       with tf.compat.v1.Session() as session:
         session.run(global_step.initializer)
         for step in wanted:
           global_step.load(step, session)
           np.testing.assert_allclose(
-              session.run(rate), expected_rate(step, peak, steps, warmup),
+              session.run(rate),
+              expected_rate(step, peak, steps, warmup, schedule),
               rtol=1e-4, atol=peak * 1e-6)
+
+  def test_cosine_of_a_training_that_is_all_warm_up(self):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      rate = optimization._learning_rate(
+          tf.constant(4, tf.int64), 1.0, 5, 5, "cosine")
+      assert session.run(rate) == pytest.approx(0.8)
 
 
 class CreateOptimizerTest:
@@ -95,6 +109,29 @@ class CreateOptimizerTest:
         session.run(op)
         np.testing.assert_allclose(
             session.run(m), 0.1 / np.sqrt(3), rtol=1e-5)
+
+
+  @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+  def test_rates_layer_by_layer_and_frozen_layers(self, optimizer):
+    names = ["embeddings/w", "layer_0/w", "layer_1/w", "head/w"]
+    with tf.Graph().as_default():
+      loss = tf.add_n([
+          tf.reduce_sum(tf.compat.v1.get_variable(
+              name, initializer=tf.ones([2]))) for name in names])
+      op = optimization.create_optimizer(
+          loss, 0.1, 10, 0, False, option_helpers.Options(
+              optimizer=optimizer, freeze_layers=1, layerwise_lr_decay=0.5))
+      by_name = {v.op.name: v for v in tf.compat.v1.global_variables()}
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(op)
+        found = session.run(by_name)
+    assert {name for name in found if name.endswith("_m")} == {
+        f"{name}/{optimizer.rstrip('w')}_m" for name in names[2:]}
+    moved = [1.0 - found[name][0] for name in names]
+    assert moved[:2] == [0.0, 0.0] and moved[3] > 0.01
+    # One layer and the output above it: ELECTRA counts two more than layers.
+    assert moved[2] == pytest.approx(moved[3] * 0.5 ** 2, rel=1e-4)
 
 
 class AdamWeightDecayOptimizerTest:
@@ -183,3 +220,62 @@ class AdamWeightDecayOptimizerTest:
     assert list(parameters) == [
         "self", "loss", "var_list", "gate_gradients", "aggregation_method",
         "colocate_gradients_with_ops", "grad_loss"]
+
+
+def lamb_in_numpy(params, gradients, rate, decays):
+  """Algorithm 2 of the paper, in float64.
+
+  Args:
+    params: list of arrays.
+    gradients: list (steps) of lists of arrays.
+    rate: float.
+    decays: list of bool, of params; the others take the plain step.
+  """
+  first = [np.zeros_like(x) for x in params]
+  second = [np.zeros_like(x) for x in params]
+  params = list(params)
+  for t, step in enumerate(gradients, 1):
+    for i, g in enumerate(step):
+      first[i] = first[i] * 0.9 + g * 0.1
+      second[i] = second[i] * 0.999 + g * g * 0.001
+      r = first[i] / (1 - 0.9 ** t)
+      r = r / (np.sqrt(second[i] / (1 - 0.999 ** t)) + 1e-6)
+      if not decays[i]:
+        params[i] = params[i] - rate * r
+        continue
+      r = r + 0.01 * params[i]
+      norms = np.linalg.norm(params[i]), np.linalg.norm(r)
+      trust = norms[0] / norms[1] if min(norms) > 0 else 1.0
+      params[i] = params[i] - rate * trust * r
+  return params
+
+
+class LambOptimizerTest:
+
+  def test_steps_equal_numpy(self):
+    rng = np.random.RandomState(3)
+    starts = [rng.normal(size=[6, 3]), rng.normal(size=[4]), np.zeros([5]),
+              rng.normal(size=[3])]
+    names = ["dense/kernel", "dense/bias", "zeros", "LayerNorm/gamma"]
+    gradients = [[rng.normal(size=x.shape) * 10.0 ** rng.randint(-6, 2, x.shape)
+                  for x in starts] for _ in range(7)]
+    expected = lamb_in_numpy(starts, gradients, 0.02, [True, False, True, False])
+    with tf.Graph().as_default():
+      variables = [
+          tf.compat.v1.get_variable(name, initializer=tf.constant(x, tf.float32))
+          for name, x in zip(names, starts)]
+      fed = [tf.compat.v1.placeholder(tf.float32, x.shape) for x in starts]
+      op = optimization.LambOptimizer(
+          0.02, weight_decay_rate=0.01, exclude_from_weight_decay=[
+              "LayerNorm", "layer_norm", "bias"]).apply_gradients(
+                  zip(fed, variables))
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        for step in gradients:
+          session.run(op, dict(zip(fed, step)))
+        for name, value, wanted in zip(
+            names, session.run(variables), expected):
+          np.testing.assert_allclose(value, wanted, atol=2e-6, err_msg=name)
+      assert {v.op.name for v in tf.compat.v1.global_variables()} == {
+          "optimizer/lamb_updates", *names,
+          *(f"{name}/lamb_{slot}" for name in names for slot in "mv")}

@@ -102,6 +102,36 @@ class EqualityTest:
     assert difference(alone, together[0], 20) <= 1e-4
     assert difference(*together, 20) == 0.0
 
+  def test_accumulated_gradients_are_exchanged_once(self, train_steps):
+    (alone,) = train_steps(1, name="clipped")
+    together = train_steps(2, name="clipped")
+    in_all, in_loops = together[0]["accumulated/allreduces"]
+    assert (in_all, in_loops) == (together[0]["allreduces"][0], 0)
+    assert in_all >= 41
+    first, second = (
+        {name[len("accumulated/"):]: value for name, value in rank.items()
+         if name.startswith("accumulated/") and "/optimizer/" not in name}
+        for rank in together)
+    np.testing.assert_allclose(
+        first["norms"][0], alone["norms"][0], rtol=1e-5)
+    assert difference(alone, first, 1) <= 1e-6
+    assert difference(alone, first, 20) <= 1e-4
+    assert difference(first, second, 20) == 0.0
+
+  def test_a_step_that_is_not_finite_on_one_rank_is_skipped_by_all(
+      self, train_steps):
+    for rank in train_steps(2, name="clipped"):
+      before, after = (
+          {name[len(prefix):]: value for name, value in rank.items()
+           if name.startswith(prefix)}
+          for prefix in ("accumulated/20/", "accumulated/skipped/"))
+      changed = {name for name in before
+                 if not np.array_equal(before[name], after[name])}
+      assert changed == {"global_step", "optimizer/loss_scale",
+                         "optimizer/skipped_steps", "optimizer/good_steps"}
+      assert after["optimizer/loss_scale"] == 2.0 ** 14
+      assert after["optimizer/skipped_steps"] == 1
+
 
 class ScopedAllocatorTest:
 

@@ -302,7 +302,8 @@ class TfdsProcessorTest:
 class FindTaskTest:
 
   @pytest.mark.parametrize("argv, message", [
-      (["--task_name=sst2"], "--task_name=sst2 needs --data_dir"),
+      (["--task_name=sst2", "--do_export", "--do_eval"],
+       "--task_name=sst2 needs --data_dir"),
       (["--task_name=sst2", "--data_dir=d", "--train_file=x.csv"],
        "--train_file: not used with --task_name=sst2"),
       (["--task_name=sst2", "--data_dir=d", "--tfds_dir=x"], "--tfds_dir: not"),
@@ -323,7 +324,8 @@ class FindTaskTest:
       (["--use_tfds=glue/sst2:2.0.0", "--task_name=SST-2"], "sst2"),
       (["--use_tfds=imdb_reviews"], "custom"),
       (["--task_name=Custom", "--train_file=x"], "custom"),
-      (["--task_name=STS-B", "--data_dir=d"], "stsb")])
+      (["--task_name=STS-B", "--data_dir=d"], "stsb"),
+      (["--task_name=STS-B", "--do_export"], "stsb")])
   def test_task(self, argv, task):
     with parsed(*argv) as args:
       assert run_classifier._find_task(args)[0] == task
@@ -421,6 +423,18 @@ class WholeRunTest:
     with pytest.raises(ValueError, match="--labels=pos,neg: the model was"):
       run(*argv, "--do_predict", f"--test_file={folder}/test.csv",
           "--labels=pos,neg")
+
+  def test_exports_with_the_stored_labels(self, trained):
+    argv, folder, _ = trained
+    run(*argv, "--do_export")
+    info = conftest.model_info(folder / "out" / "export")
+    assert (info["task"], info["kind"]) == ("custom", "classification")
+    assert info["labels"] == ["neg", "pos"] and info["max_seq_length"] == 16
+    found = conftest.served(
+        folder / "out" / "export", folder / "out" / "predict.tf_record")
+    np.testing.assert_allclose(
+        found["probabilities"], np.loadtxt(folder / "out" / "test_results.tsv"),
+        rtol=0, atol=1e-5)
 
   def test_glue_from_tfds_without_task_name(self, tiny_model, tmp_path):
     rows = [(text, int(label))

@@ -96,6 +96,24 @@ class TrainedTest:
       assert run.returncode == 0, run.stdout
       assert (trained[0] / name).read_text() == before[name]
 
+  def test_export_alone_needs_no_data_and_predicts_the_same(
+      self, trained, tiny_model, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=SST-2", "--do_export", f"--export_dir={tmp_path}",
+        f"--output_dir={trained[0]}", "--cpu_only",
+        *tiny_model.flags(init_checkpoint=None))
+    assert run.returncode == 0, run.stdout
+    assert f"model.ckpt-128: {tmp_path}/" in run.stdout
+    assert "deprecated" not in run.stdout, run.stdout
+    found = conftest.served(tmp_path, trained[0] / "predict.tf_record")
+    np.testing.assert_allclose(
+        found["probabilities"], np.loadtxt(trained[0] / "test_results.tsv"),
+        rtol=0, atol=1e-5)
+    info = conftest.model_info(tmp_path)
+    assert (info["task"], info["kind"]) == ("sst2", "classification")
+    assert info["labels"] == ["0", "1"] and info["do_lower_case"] is True
+    assert info["max_seq_length"] == 32 and info["global_step"] == 128
+
   def test_training_again_says_that_all_is_done(
       self, trained, tiny_model, sst2_dir):
     run = conftest.run_script(
@@ -266,7 +284,7 @@ class TasksTest:
         SCRIPT, f"--task_name={task}", f"--data_dir={tmp_path}", "--do_train",
         "--do_eval", "--do_predict", "--num_train_epochs=1",
         f"--output_dir={output_dir}", "--detailed_results",
-        "--eval_every_steps=4", *TRAINING, *tiny_model.flags())
+        "--eval_every_steps=4", "--do_export", *TRAINING, *tiny_model.flags())
     assert run.returncode == 0, run.stdout
     sets = json.loads((output_dir / "eval_metrics.json").read_text())["sets"]
     results = eval_results(output_dir)
@@ -297,6 +315,16 @@ class TasksTest:
     rows = (output_dir / "test_results.tsv").read_text().splitlines()
     assert len(rows) == 48
     assert all(len(row.split("\t")) == columns for row in rows)
+    found = conftest.served(
+        output_dir / "export", output_dir / "predict.tf_record")
+    np.testing.assert_allclose(
+        found["probabilities"],
+        np.loadtxt(output_dir / "test_results.tsv", ndmin=2), rtol=0, atol=1e-5)
+    info = conftest.model_info(output_dir / "export")
+    assert info["global_step"] == best["step"] and info["task"] == task
+    assert info["kind"] == (
+        "regression" if task == "stsb" else "classification")
+    assert len(info["labels"]) == (0 if task == "stsb" else 3)
 
 
 class LongTextTest:

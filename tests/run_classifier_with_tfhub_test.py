@@ -1,6 +1,7 @@
 """Tests of run_classifier_with_tfhub.py: whole runs on tiny modules."""
 
 import contextlib
+import pathlib
 
 from absl import flags
 import numpy as np
@@ -103,7 +104,7 @@ class MainTest:
       assert tf.train.latest_checkpoint(tmp_path).endswith(
           f"model.ckpt-{16 * epochs}")
     run(*flags_of_all, f"--num_train_epochs={parts[-1]}", "--do_eval",
-        "--do_predict")
+        "--do_predict", "--do_export")
     steps = [step for step, _ in conftest.events(tmp_path)["loss"]]
     assert len(steps) == len(set(steps))  # None was done twice.
     found = dict(line.split(" = ") for line in (
@@ -112,6 +113,18 @@ class MainTest:
     assert found["global_step"] == "96" and float(found["eval_accuracy"]) > 0.8
     rows = (tmp_path / "test_results.tsv").read_text().splitlines()
     assert len(rows) == 21 and all(len(row.split("\t")) == 2 for row in rows)
+
+    served = conftest.served(tmp_path / "export", tmp_path / "predict.tf_record")
+    np.testing.assert_allclose(
+        served["probabilities"], np.loadtxt(tmp_path / "test_results.tsv"),
+        rtol=0, atol=1e-5)
+    assert conftest.model_info(tmp_path / "export")["do_lower_case"] == (
+        name == "tf1")
+    (export,) = (tmp_path / "export").iterdir()
+    assert (export / "assets" / "vocab.txt").read_bytes() == pathlib.Path(
+        tiny_model.vocab_file).read_bytes()
+    assert {path.name for path in (export / "assets").iterdir()} == {
+        "vocab.txt", "model_info.json"}
 
     # Every variable of the encoder was trained, from what it was.
     checkpoint = tf.train.load_checkpoint(str(tmp_path / "model.ckpt-96"))

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -37,7 +38,7 @@ def trained(tiny_model, squad_dir, tmp_path_factory):
       f"--train_file={squad_dir}/train.json",
       f"--predict_file={squad_dir}/dev.json", f"--output_dir={output_dir}",
       "--num_train_epochs=8", "--save_checkpoints_steps=100", "--log_steps=50",
-      "--write_offsets", *TRAINING, *tiny_model.flags())
+      "--write_offsets", "--do_export", *TRAINING, *tiny_model.flags())
   assert run.returncode == 0, run.stdout
   return output_dir, run.stdout
 
@@ -55,7 +56,7 @@ class TrainedTest:
         "checkpoint", "eval", "graph.pbtxt", "train.tf_record",
         "train.tf_record.lock.json", "eval.tf_record",
         "eval.tf_record.lock.json", *RESULTS, "nbest_offsets.json",
-        "eval_results.json",
+        "eval_results.json", "export",
         # One checkpoint is kept.
         *(f"model.ckpt-240.{end}" for end in (
             "index", "meta", "data-00000-of-00001"))}
@@ -89,6 +90,24 @@ class TrainedTest:
         start, end = answer.pop("start"), answer.pop("end")
         assert texts[qas_id][start:end] == answer["text"]
         assert answer == plain
+
+  def test_saved_model_gives_the_logits_of_the_answers(self, trained):
+    found = conftest.served(
+        trained[0] / "export", trained[0] / "eval.tf_record")
+    assert set(found) == {"start_logits", "end_logits"}
+    nbest = load(trained[0], "nbest_predictions.json")
+    for name, key in (("start_logits", "start_logit"),
+                      ("end_logits", "end_logit")):
+      assert len(found[name]) == len(nbest)
+      for window, answers in zip(found[name], nbest.values()):
+        for answer in answers:
+          assert np.abs(window - answer[key]).min() < 1e-5
+    info = conftest.model_info(trained[0] / "export")
+    assert info["kind"] == info["task"] == "squad"
+    assert info["global_step"] == 240 and info["labels"] == []
+    assert {"doc_stride", "max_query_length", "n_best_size",
+            "max_answer_length", "version_2_with_negative",
+            "null_score_diff_threshold"} < set(info)
 
   def test_predict_and_eval_alone_give_the_same(
       self, trained, tiny_model, squad_dir):
@@ -276,6 +295,7 @@ class TwoRanksTest:
     two = tmp_path / "two"
     run = conftest.run_script(
         SCRIPT, *flags, "--do_predict", "--do_eval", "--eval_every_steps=10",
+        "--do_export",
         f"--predict_file={squad_dir}/dev.json", f"--output_dir={two}",
         launcher=[*conftest.MPIRUN, "2"])
     assert run.returncode == 0, run.stdout
@@ -295,7 +315,9 @@ class TwoRanksTest:
     assert results["total"] == 80
     log = load(two, "evaluations.json")
     assert [x["step"] for x in log["evaluations"]] == [10, 15]
-    assert results == load(two, "best/info.json")["scores"]
+    best = load(two, "best/info.json")
+    assert results == best["scores"]
+    assert conftest.model_info(two / "export")["global_step"] == best["step"]
 
 
 def bad_input_cases():

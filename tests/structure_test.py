@@ -17,7 +17,9 @@ SCRIPTS_MAY_IMPORT = {
 MAY_IMPORT = {
     "tokenization.py": set(),
     "modeling.py": set(),
-    "optimization.py": {"demo.horovod_helpers", "demo.option_helpers"},
+    "optimization.py": {
+        "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers",
+        "demo.option_helpers"},
     "run_classifier.py": SCRIPTS_MAY_IMPORT,
     "run_classifier_with_tfhub.py": SCRIPTS_MAY_IMPORT | {
         "demo.hub_helpers", "run_classifier"},
@@ -30,7 +32,9 @@ MAY_IMPORT = {
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
     "demo/xla_helpers.py": set(),
-    "demo/flag_helpers.py": {"demo.perf_helpers"},
+    "demo/layer_helpers.py": set(),
+    "demo/gradient_helpers.py": {"modeling", "demo.layer_helpers"},
+    "demo/flag_helpers.py": {"demo.option_helpers", "demo.perf_helpers"},
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
@@ -42,16 +46,21 @@ MAY_IMPORT = {
         "demo.record_helpers"},
     "demo/window_helpers.py": set(),
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
-    "demo/checkpoint_helpers.py": {"demo.horovod_helpers"},
+    "demo/checkpoint_helpers.py": {
+        "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers"},
     "demo/estimator_helpers.py": {
-        "demo.checkpoint_helpers", "demo.horovod_helpers", "demo.perf_helpers",
-        "demo.record_helpers", "demo.script_helpers", "demo.xla_helpers"},
+        "demo.checkpoint_helpers", "demo.gradient_helpers",
+        "demo.horovod_helpers", "demo.perf_helpers", "demo.record_helpers",
+        "demo.script_helpers", "demo.xla_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
     "demo/evaluation_helpers.py": {
         "demo.checkpoint_helpers", "demo.curve_helpers",
         "demo.horovod_helpers", "demo.prediction_helpers",
+        "demo.script_helpers"},
+    "demo/export_helpers.py": {
+        "demo.checkpoint_helpers", "demo.horovod_helpers",
         "demo.script_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),

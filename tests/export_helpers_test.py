@@ -1,0 +1,264 @@
+"""Tests of demo/export_helpers.py: what it writes is what was trained."""
+
+import json
+import os
+import pathlib
+import shutil
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from demo import checkpoint_helpers
+from demo import checkpoints
+from demo import export_helpers
+import run_classifier
+import run_squad
+from tests import conftest
+
+HEADS = {
+    "classification": {"output_weights": [3, 32], "output_bias": [3]},
+    "regression": {"output_weights": [1, 32], "output_bias": [1]},
+    "squad": {"cls/squad/output_weights": [2, 32],
+              "cls/squad/output_bias": [2]}}
+
+
+def export_flags(output_dir, **values):
+  """Parsed flags of a script, as far as an export needs them."""
+  return types.SimpleNamespace(**{
+      **dict(output_dir=str(output_dir), export_dir=None, do_export=True,
+             do_train=False, continuous_eval=False, checkpoint_path=None,
+             eval_every_steps=0, max_seq_length=12), **values})
+
+
+def save_model(model, kind, prefix, step=7):
+  """Writes a fine-tuned checkpoint with wide random weights."""
+  rng = np.random.RandomState(step)
+  variables = conftest.random_variables(model.config, seed=step)
+  for name, shape in HEADS[kind].items():
+    variables[name] = rng.normal(0.0, 0.5, shape).astype(np.float32)
+  variables["global_step"] = np.int64(step)
+  checkpoints.save_checkpoint(variables, prefix)
+  name_newest(prefix)
+
+
+def name_newest(prefix):
+  """Makes a checkpoint the newest one of its folder."""
+  pathlib.Path(prefix).with_name("checkpoint").write_text(
+      f'model_checkpoint_path: "{os.path.basename(prefix)}"\n')
+
+
+def build_function(model, kind):
+  """The function of ids that builds the model."""
+  def build(input_ids, input_mask, segment_ids):
+    ids = (input_ids, input_mask, segment_ids)
+    if kind == "squad":
+      return dict(zip(("start_logits", "end_logits"), run_squad.create_model(
+          model.config, False, *ids, False)))
+    is_regression = kind == "regression"
+    return {"probabilities": run_classifier.create_model(
+        model.config, False, *ids,
+        tf.zeros(tf.shape(input_ids)[:1],
+                 tf.float32 if is_regression else tf.int32),
+        1 if is_regression else 3, False, is_regression=is_regression)[-1]}
+  return build
+
+
+def token_rows(vocab_size, length):
+  """name -> int32 [3, length], rows of several lengths."""
+  rng = np.random.RandomState(length)
+  mask = np.arange(length) < np.array([[length], [length - 2], [3]])
+  return {name: array.astype(np.int32) for name, array in (
+      ("input_ids", rng.randint(0, vocab_size, [3, length]) * mask),
+      ("input_mask", mask), ("segment_ids", (np.arange(length) > 4) * mask))}
+
+
+def as_examples(rows):
+  """The rows as serialized tf.train.Examples, with a label more."""
+  def feature(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+  return tf.constant([
+      tf.train.Example(features=tf.train.Features(feature={
+          "label_ids": feature([0]),
+          **{name: feature(array[i]) for name, array in rows.items()}}))
+      .SerializeToString() for i in range(len(rows["input_ids"]))])
+
+
+def expected_outputs(build, checkpoint, all_rows):
+  """What the model gives for each of some rows in a graph of its own."""
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    inputs = {name: tf.compat.v1.placeholder(tf.int32, [None, None])
+              for name in all_rows[0]}
+    outputs = build(**inputs)
+    tf.compat.v1.train.Saver(tf.compat.v1.global_variables()).restore(
+        session, checkpoint)
+    return [session.run(outputs, {inputs[name]: rows[name] for name in rows})
+            for rows in all_rows]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_model, tmp_path_factory):
+  """kind -> (folder of its export, prefix of its checkpoint)."""
+  found = {}
+  for kind in HEADS:
+    folder = tmp_path_factory.mktemp("exported") / kind
+    folder.mkdir()
+    prefix = str(folder / "model.ckpt-7")
+    save_model(tiny_model, kind, prefix)
+    args = export_flags(folder, doc_stride=4)
+    export_helpers.check(args)
+    export_helpers.export(
+        args, build_function(tiny_model, kind),
+        {"task": kind, "labels": ["ä", "b"]}, tiny_model.vocab_file,
+        tiny_model.bert_config_file)
+    (path,) = (folder / "export").iterdir()
+    found[kind] = path, prefix
+  return found
+
+
+class ExportTest:
+
+  @pytest.mark.parametrize("kind", sorted(HEADS))
+  def test_both_signatures_give_what_the_model_does(
+      self, kind, exported, tiny_model):
+    path, prefix = exported[kind]
+    loaded = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+    serve_examples = loaded.signatures["serve_examples"]
+    all_rows = [token_rows(tiny_model.vocab_size, length)
+                for length in (12, 5)]  # 12 is --max_seq_length.
+    for rows, expected in zip(all_rows, expected_outputs(
+        build_function(tiny_model, kind), prefix, all_rows)):
+      found = [serve(**{name: tf.constant(array)
+                        for name, array in rows.items()})]
+      if rows is all_rows[0]:
+        found.append(serve_examples(examples=as_examples(rows)))
+      for outputs in found:
+        assert set(outputs) == set(expected)
+        for name, array in expected.items():
+          np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-5)
+      assert all(np.ptp(array) > 0.05 for array in expected.values())
+
+    inputs = serve.structured_input_signature[1]
+    assert {name: (spec.dtype, spec.shape.as_list())
+            for name, spec in inputs.items()} == {
+                name: (tf.int32, [None, None])
+                for name in ("input_ids", "input_mask", "segment_ids")}
+    (examples,) = serve_examples.structured_input_signature[1].values()
+    assert examples.dtype == tf.string and examples.shape.as_list() == [None]
+    columns = {"classification": 3, "regression": 1, "squad": None}[kind]
+    assert {tuple(spec.shape) for spec in serve.structured_outputs.values()
+            } == {(None, columns)}
+    # No weight became a constant, and nothing of the training is there.
+    assert {var.name for var in loaded.variables} == {
+        f"{name}:0" for name, _ in tf.train.list_variables(prefix)
+        if name != "global_step"}
+
+  def test_assets_tell_how_to_use_it_and_survive_a_copy(
+      self, exported, tiny_model, tmp_path):
+    shutil.copytree(exported["squad"][0], tmp_path / "1")
+    assets = tmp_path / "1" / "assets"
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    assert {pathlib.Path(asset.asset_path.numpy().decode())
+            for asset in loaded.asset_paths} == set(assets.iterdir())
+    for name, path in (("vocab.txt", tiny_model.vocab_file),
+                       ("bert_config.json", tiny_model.bert_config_file)):
+      assert (assets / name).read_bytes() == pathlib.Path(path).read_bytes()
+    info = json.loads((assets / "model_info.json").read_text())
+    assert len(info.pop("program")) == len("sha256 ") + 12
+    assert info == {
+        "task": "squad", "labels": ["ä", "b"], "max_seq_length": 12,
+        "doc_stride": 4, "precision": "fp32", "checkpoint": "model.ckpt-7",
+        "global_step": 7, "tensorflow": tf.__version__}
+
+
+def save_toy(prefix, step):
+  """Writes a checkpoint of the model of `build_toy`."""
+  checkpoints.save_checkpoint(
+      {"bias": np.float32([step]), "global_step": np.int64(step)}, prefix)
+  name_newest(prefix)
+
+
+def build_toy(input_ids, **inputs):
+  """A model of one variable, for what has nothing to do with BERT."""
+  del inputs
+  return {"y": tf.cast(input_ids, tf.float32) +
+               tf.compat.v1.get_variable("bias", [1])}
+
+
+class CheckpointTest:
+
+  def test_newest_best_or_named_one_is_taken(self, tiny_model, tmp_path):
+    save_toy(str(tmp_path / "model.ckpt-9"), 9)
+    best = pathlib.Path(checkpoint_helpers.best_dir(str(tmp_path)))
+    best.mkdir()
+    save_toy(str(best / "model.ckpt-4"), 4)
+    (best / "info.json").write_text('{"step": 4}')
+    for step, values in (
+        (9, {}), (4, {"eval_every_steps": 2}),
+        (4, {"checkpoint_path": str(best / "model.ckpt-4")})):
+      args = export_flags(tmp_path, **values)
+      export_helpers.check(args)
+      export_helpers.export(args, build_toy, {}, tiny_model.vocab_file)
+      path = max((tmp_path / "export").iterdir())  # Names rise.
+      names = {asset.name for asset in (path / "assets").iterdir()}
+      assert names == {"vocab.txt", "model_info.json"}
+      assert json.loads((path / "assets" / "model_info.json").read_text())[
+          "global_step"] == step
+      (bias,) = tf.saved_model.load(str(path)).variables
+      assert bias.numpy() == [step]
+
+
+class WholeTest:
+
+  def test_failed_export_leaves_nothing_and_earlier_ones_are_kept(
+      self, tiny_model, tmp_path, monkeypatch):
+    save_toy(str(tmp_path / "model.ckpt-7"), 7)
+    args = export_flags(tmp_path)
+    export_helpers.check(args)
+    export_helpers.export(args, build_toy, {}, tiny_model.vocab_file)
+    (path,) = (tmp_path / "export").iterdir()
+    before = sorted(p.read_bytes() for p in path.rglob("*") if p.is_file())
+    (tmp_path / "export" / "12.tmp").mkdir()  # What a killed run leaves.
+
+    def save(builder, as_text=False):
+      del builder, as_text
+      assert list((tmp_path / "export").glob("*.tmp/variables/*"))
+      raise OSError("disk full")
+
+    monkeypatch.setattr(tf.compat.v1.saved_model.Builder, "save", save)
+    with pytest.raises(OSError):
+      export_helpers.export(args, build_toy, {}, tiny_model.vocab_file)
+    assert list((tmp_path / "export").iterdir()) == [path]
+    assert before == sorted(
+        p.read_bytes() for p in path.rglob("*") if p.is_file())
+
+  def test_names_rise_though_clocks_are_set_back(
+      self, tiny_model, tmp_path, monkeypatch):
+    folder = tmp_path / "elsewhere"
+    args = export_flags(tmp_path, export_dir=str(folder))
+    save_toy(str(tmp_path / "model.ckpt-7"), 7)
+    export_helpers.check(args)
+    for now in (50.9, 50.1, 20.0):
+      monkeypatch.setattr(export_helpers.time, "time", lambda now=now: now)
+      export_helpers.export(args, build_toy, {}, tiny_model.vocab_file)
+    assert sorted(p.name for p in folder.iterdir()) == ["50", "51", "52"]
+
+
+class CheckTest:
+
+  def test_model_that_is_not_there_is_refused(self, tmp_path):
+    with pytest.raises(ValueError, match="has no checkpoint of a trained"):
+      export_helpers.check(export_flags(tmp_path))
+    with pytest.raises(ValueError, match="--checkpoint_path=/nowhere"):
+      export_helpers.check(export_flags(tmp_path, checkpoint_path="/nowhere"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--export_dir=.*file/x can't be "):
+      export_helpers.check(export_flags(
+          tmp_path, do_train=True, export_dir=str(tmp_path / "file" / "x")))
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+  def test_nothing_is_made_without_the_flag(self, tmp_path):
+    export_helpers.check(export_flags(tmp_path, do_export=False))
+    assert not list(tmp_path.iterdir())
