@@ -8,7 +8,9 @@ Google's checkpoints (`bert/encoder/layer_0/attention/self/query/kernel`).
 Letters of the shape comments, here and in the scripts:
   B batch, F from-length, T to-length, S sequence length, N attention heads,
   H size of a head, W hidden width (N * H as a rule), V vocabulary,
-  P masked predictions, L labels. All activations are float32.
+  P masked predictions, L labels. Activations are float32, and so is whatever
+  leaves a model; with `compute_dtype` tf.bfloat16 or tf.float16 the matrix
+  products of the encoder, and what lies directly between two of them, aren't.
 
 Source: google-research/bert (commit cc7051dc); Devlin et al. 2018, "BERT";
 Vaswani et al. 2017, "Attention Is All You Need", section 3.
@@ -24,12 +26,23 @@ from typing import List
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import is_resource_variable
+from tensorflow.python.training import training_util
+
+# Graph collection: number of the micro-batch that is being worked on, a scalar
+# int64 tensor, see `dropout`.
+MICRO_BATCH = "micro_batch"
 
 # Added to the scores of masked positions before the softmax.
 _MASKED_SCORE = -10000.0
 # Published checkpoints were trained with this epsilon. Keras' default of 1e-3
 # changes their outputs (see CHANGES.md).
 _LAYER_NORM_EPSILON = 1e-12
+# Graph collection with an entry per dropout that a seed decides.
+_SEEDED_DROPOUTS = "seeded_dropouts"
+# The two numbers of such a seed are graph seed and dropout, micro-batch and
+# step; the second ones have so many of the 64 bits.
+_DROPOUT_BITS = 32
+_STEP_BITS = 40
 
 
 class BertConfig(object):
@@ -134,7 +147,8 @@ class BertModel(object):
                input_mask=None,
                token_type_ids=None,
                use_one_hot_embeddings=False,
-               scope=None):
+               scope=None,
+               compute_dtype=tf.float32):
     """Builds the graph.
 
     Args:
@@ -147,6 +161,9 @@ class BertModel(object):
       use_one_hot_embeddings: bool, look words up by a matrix product (TPU)
         instead of a gather.
       scope: string or None, variable scope, by default "bert".
+      compute_dtype: tf.float32, tf.bfloat16 or tf.float16, what the matrix
+        products of encoder and pooler are computed in. Variables, embeddings,
+        softmax, layer norm, activations and residual sums are float32.
 
     Raises:
       ValueError: a tensor's rank or the config's sizes don't fit.
@@ -185,7 +202,7 @@ class BertModel(object):
             config.num_attention_heads, config.intermediate_size,
             get_activation(config.hidden_act), config.hidden_dropout_prob,
             config.attention_probs_dropout_prob, config.initializer_range,
-            do_return_all_layers=True)
+            do_return_all_layers=True, compute_dtype=compute_dtype)
 
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
       with tf.compat.v1.variable_scope("pooler"):
@@ -194,7 +211,7 @@ class BertModel(object):
         first_token = self.sequence_output[:, 0, :]  # [B, W]
         self.pooled_output = dense(
             first_token, config.hidden_size, tf.tanh,
-            config.initializer_range, "dense")  # [B, W]
+            config.initializer_range, "dense", compute_dtype)  # [B, W]
 
   def get_pooled_output(self) -> tf.Tensor:
     """Returns float32 [B, W], one vector per row."""
@@ -305,6 +322,14 @@ def get_assignment_map_from_checkpoint(tvars, init_checkpoint):
 def dropout(input_tensor, dropout_prob):
   """Zeroes elements at random and scales the others up.
 
+  In a graph with a seed and a global step, that is in a training with
+  --random_seed, what is dropped depends on the seed, the step and which dropout
+  of the graph it is, and on nothing else: a training that goes on from a
+  checkpoint drops what it would have dropped. Whoever works through several
+  micro-batches in a step, by a tf.while_loop, adds the number of the
+  micro-batch (from 0) to the collection MICRO_BATCH in the body, before the
+  model is built there; the last entry of the body counts.
+
   Args:
     input_tensor: float tensor.
     dropout_prob: float or None, probability of dropping an element (TF 1's
@@ -317,7 +342,32 @@ def dropout(input_tensor, dropout_prob):
   """
   if not dropout_prob:
     return input_tensor
-  return tf.nn.dropout(input_tensor, rate=dropout_prob)
+  seed = _dropout_seed()
+  if seed is None:
+    return tf.nn.dropout(input_tensor, rate=dropout_prob)
+  return tf.nn.experimental.stateless_dropout(
+      input_tensor, dropout_prob, seed, rng_alg="philox")
+
+
+def _dropout_seed():
+  """int64 [2] for the next dropout of the graph; None for TensorFlow's own."""
+  graph = tf.compat.v1.get_default_graph()
+  if graph.seed is None:
+    return None
+  # The step as it is before the optimizer raises it.
+  # pylint: disable=protected-access
+  step = training_util._get_or_create_global_step_read()
+  if step is None:
+    return None
+  place = len(graph.get_collection(_SEEDED_DROPOUTS))
+  graph.add_to_collection(_SEEDED_DROPOUTS, place)
+  # A loop's body has a graph of its own, but the collections of that around it.
+  micro_batches = [number for number in graph.get_collection(MICRO_BATCH)
+                   if number.graph is graph]
+  if micro_batches:
+    step += tf.cast(micro_batches[-1], tf.int64) * (1 << _STEP_BITS)
+  seed = (graph.seed % 2 ** 31 << _DROPOUT_BITS) + place
+  return tf.stack([tf.constant(seed, tf.int64), step])
 
 
 def layer_norm(input_tensor, name=None):
@@ -489,7 +539,7 @@ def attention_layer(
     size_per_head=512, query_act=None, key_act=None, value_act=None,
     attention_probs_dropout_prob=0.0, initializer_range=0.02,
     do_return_2d_tensor=False, batch_size=None, from_seq_length=None,
-    to_seq_length=None):
+    to_seq_length=None, compute_dtype=tf.float32):
   """Multi-headed attention from one sequence to another (or to itself).
 
   Args:
@@ -508,14 +558,16 @@ def attention_layer(
     batch_size: int, needed for rank 2.
     from_seq_length: int, needed for rank 2.
     to_seq_length: int, needed for rank 2.
+    compute_dtype: see `BertModel`.
 
   Returns:
-    float32 [B, F, N * H], or [B * F, N * H] with `do_return_2d_tensor`.
+    `compute_dtype` [B, F, N * H], or [B * F, N * H] with
+    `do_return_2d_tensor`.
 
   Raises:
     ValueError: ranks are wrong or differ, or a length is missing.
 
-  Source: upstream symbol, unchanged; Vaswani et al. 2017, section 3.2.
+  Source: upstream symbol; Vaswani et al. 2017, section 3.2; see CHANGES.
   """
   from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
   to_shape = get_shape_list(to_tensor, expected_rank=[2, 3])
@@ -534,9 +586,10 @@ def attention_layer(
   def project(matrix, activation, name, seq_length):
     """Dense layer, split into heads: [B * L, W] -> [B, N, L, H]."""
     heads = dense(matrix, num_attention_heads * size_per_head, activation,
-                   initializer_range, name)  # [B * L, N * H]
+                   initializer_range, name, compute_dtype)  # [B * L, N * H]
     heads = tf.reshape(
-        heads, [batch_size, seq_length, num_attention_heads, size_per_head])
+        tf.cast(heads, compute_dtype),
+        [batch_size, seq_length, num_attention_heads, size_per_head])
     return tf.transpose(heads, [0, 2, 1, 3])
 
   from_matrix = reshape_to_matrix(from_tensor)  # [B * F, W]
@@ -545,8 +598,8 @@ def attention_layer(
   key_layer = project(to_matrix, key_act, "key", to_seq_length)
   value_layer = project(to_matrix, value_act, "value", to_seq_length)
 
-  attention_scores = tf.matmul(
-      query_layer, key_layer, transpose_b=True)  # [B, N, F, T]
+  attention_scores = tf.cast(tf.matmul(
+      query_layer, key_layer, transpose_b=True), tf.float32)  # [B, N, F, T]
   attention_scores *= 1.0 / math.sqrt(size_per_head)
   if attention_mask is not None:
     # A large negative number, not minus infinity: a fully masked row then has
@@ -558,7 +611,8 @@ def attention_layer(
   # Drops whole tokens to attend to, which looks odd and is what was published.
   attention_probs = dropout(attention_probs, attention_probs_dropout_prob)
 
-  context_layer = tf.matmul(attention_probs, value_layer)  # [B, N, F, H]
+  context_layer = tf.matmul(
+      tf.cast(attention_probs, compute_dtype), value_layer)  # [B, N, F, H]
   context_layer = tf.transpose(context_layer, [0, 2, 1, 3])  # [B, F, N, H]
   width = num_attention_heads * size_per_head
   if do_return_2d_tensor:
@@ -570,7 +624,8 @@ def transformer_model(
     input_tensor, attention_mask=None, hidden_size=768, num_hidden_layers=12,
     num_attention_heads=12, intermediate_size=3072, intermediate_act_fn=gelu,
     hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
-    initializer_range=0.02, do_return_all_layers=False):
+    initializer_range=0.02, do_return_all_layers=False,
+    compute_dtype=tf.float32):
   """The encoder: self-attention and feed-forward, layer upon layer.
 
   Args:
@@ -585,6 +640,7 @@ def transformer_model(
     attention_probs_dropout_prob: float, dropout rate of attention weights.
     initializer_range: float, see `create_initializer`.
     do_return_all_layers: bool, return every layer's output.
+    compute_dtype: see `BertModel`.
 
   Returns:
     float32 [B, S, W], or with `do_return_all_layers` a list of them.
@@ -592,7 +648,7 @@ def transformer_model(
   Raises:
     ValueError: a rank or size doesn't fit.
 
-  Source: upstream symbol, unchanged; Vaswani et al. 2017, section 3.1.
+  Source: upstream symbol; Vaswani et al. 2017, section 3.1; see CHANGES.
   """
   if hidden_size % num_attention_heads:
     raise ValueError(
@@ -620,22 +676,26 @@ def transformer_model(
               attention_probs_dropout_prob=attention_probs_dropout_prob,
               initializer_range=initializer_range, do_return_2d_tensor=True,
               batch_size=batch_size, from_seq_length=seq_length,
-              to_seq_length=seq_length)  # [B * S, W]
+              to_seq_length=seq_length,
+              compute_dtype=compute_dtype)  # [B * S, W]
         with tf.compat.v1.variable_scope("output"):
           attention_output = dense(attention_output, hidden_size, None,
-                                    initializer_range, "dense")
-          attention_output = dropout(attention_output, hidden_dropout_prob)
+                                    initializer_range, "dense", compute_dtype)
+          attention_output = dropout(
+              tf.cast(attention_output, tf.float32), hidden_dropout_prob)
           attention_output = layer_norm(attention_output + layer_input)
 
       with tf.compat.v1.variable_scope("intermediate"):
         intermediate_output = dense(
             attention_output, intermediate_size, intermediate_act_fn,
-            initializer_range, "dense")  # [B * S, intermediate_size]
+            initializer_range, "dense",
+            compute_dtype)  # [B * S, intermediate_size]
 
       with tf.compat.v1.variable_scope("output"):
         layer_output = dense(intermediate_output, hidden_size, None,
-                              initializer_range, "dense")
-        layer_output = dropout(layer_output, hidden_dropout_prob)
+                              initializer_range, "dense", compute_dtype)
+        layer_output = dropout(
+            tf.cast(layer_output, tf.float32), hidden_dropout_prob)
         layer_output = layer_norm(layer_output + attention_output)
     all_layer_outputs.append(layer_output)
 
@@ -645,18 +705,21 @@ def transformer_model(
   return reshape_from_matrix(layer_output, input_shape)
 
 
-def dense(input_tensor, units, activation, initializer_range, name):
+def dense(input_tensor, units, activation, initializer_range, name,
+          compute_dtype=tf.float32):
   """Dense layer with variables `kernel` and `bias` in a scope of its own.
 
   Args:
-    input_tensor: float32 [n, W].
+    input_tensor: float tensor [n, W].
     units: int.
     activation: function of a tensor, or None.
     initializer_range: float, standard deviation of the kernel's initial values.
     name: string, the scope.
+    compute_dtype: see `BertModel`.
 
   Returns:
-    float32 [n, units].
+    [n, units], `compute_dtype`; with an activation float32, which is what that
+    is computed in: the gradient of gelu overflows in float16.
   """
   with tf.compat.v1.variable_scope(name):
     kernel = tf.compat.v1.get_variable(
@@ -664,8 +727,12 @@ def dense(input_tensor, units, activation, initializer_range, name):
         initializer=create_initializer(initializer_range))
     bias = tf.compat.v1.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    output = tf.nn.bias_add(tf.matmul(input_tensor, kernel), bias)
-    return output if activation is None else activation(output)
+    product = tf.matmul(tf.cast(input_tensor, compute_dtype),
+                        tf.cast(kernel, compute_dtype))
+    output = tf.nn.bias_add(product, tf.cast(bias, compute_dtype))
+    if activation is None:
+      return output
+    return activation(tf.cast(output, tf.float32))
 
 
 def get_shape_list(tensor, expected_rank=None, name=None):

@@ -43,6 +43,7 @@ from demo import table_helpers
 from demo import tfds_helpers
 from demo import trial_helpers
 from demo import window_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -1399,8 +1400,7 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder)
+        input_file, name_to_features, params, is_training, drop_remainder)
 
   return input_fn
 
@@ -1454,7 +1454,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       input_ids, input_mask, segment_ids)
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings)
+      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,
@@ -1802,6 +1802,8 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
+  if args.use_xla:
+    xla_helpers.allow_cpu()
   task, make_processor = _find_data(args)
   _check_flags(args, task)
   model = make_model(args)

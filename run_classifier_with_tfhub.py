@@ -157,6 +157,11 @@ class HubModel(object):
       args: the parsed flags.
     """
     self._args = args
+    if args.precision != "fp32":
+      raise ValueError(
+          f"--precision={args.precision}: the matrix products of a module "
+          f"can't be changed. Leave the flag out, or take run_classifier.py "
+          f"with a checkpoint.")
     unused = [f"--{name}" for name in _UNUSED_FLAGS if args[name].present]
     if unused:
       logging.warning("%s: not used, the module takes its place.",

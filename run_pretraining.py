@@ -33,6 +33,7 @@ from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
 from demo import trial_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 
@@ -143,7 +144,7 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     model = modeling.BertModel(
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings)
+        use_one_hot_embeddings, compute_dtype=options.compute_dtype)
     words = get_masked_lm_output(
         bert_config, model.get_sequence_output(), model.get_embedding_table(),
         features["masked_lm_positions"], features["masked_lm_ids"],
@@ -353,7 +354,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
       d = d.repeat().shuffle(len(files)).interleave(
           own_records, cycle_length=min(num_cpu_threads, len(files)),
           num_parallel_calls=tf.data.AUTOTUNE, deterministic=is_seeded)
-      d = d.shuffle(buffer_size=100)
+      d = record_helpers.shuffled(d, params)
     else:
       # The number of steps is given, and never more than there is.
       d = d.flat_map(own_records).repeat()
@@ -421,6 +422,8 @@ def main(_):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                               FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
+  if FLAGS.use_xla:
+    xla_helpers.allow_cpu()
   flag_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)

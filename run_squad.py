@@ -47,6 +47,7 @@ from demo import record_helpers
 from demo import script_helpers
 from demo import trial_helpers
 from demo import worker_helpers
+from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -633,7 +634,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings)
+      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
   sequence_output = model.get_sequence_output()  # [B, S, W]
   batch_size, seq_length, width = modeling.get_shape_list(
       sequence_output, expected_rank=3)
@@ -744,8 +745,7 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params["batch_size"], is_training,
-        drop_remainder)
+        input_file, name_to_features, params, is_training, drop_remainder)
 
   return input_fn
 
@@ -1134,6 +1134,8 @@ def main(_):
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
+    if FLAGS.use_xla:
+      xla_helpers.allow_cpu()
     flag_helpers.check_input_files(FLAGS)
     bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
     flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)

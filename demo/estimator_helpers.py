@@ -2,6 +2,7 @@
 """What the Estimator scripts share: run configuration and training."""
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -20,7 +21,9 @@ from demo import checkpoint_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import perf_helpers
+from demo import record_helpers
 from demo import script_helpers
+from demo import xla_helpers
 
 # Prefix of the graph collections through which a model_fn shows scores to
 # ProgressHook.
@@ -228,12 +231,16 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
         "trained. Give a new run another --output_dir.", args.output_dir,
         num_train_steps)
     return
+  if args.random_seed is not None and steps_done[0]:
+    input_fn = _going_on(input_fn, steps_done[0])
   perf_hook = horovod_helpers.PerfLoggingHook(total_batch_size, "train")
   hooks = [perf_hook, *horovod_helpers.broadcast_hooks()]
   hooks += horovod_helpers.synapse_hooks(first_synapse_step)
   listeners = []
   hooks += _loss_bound_hooks(args, listeners)
   if horovod_helpers.is_chief():
+    if args.use_xla:
+      hooks.append(xla_helpers.FirstStepsHook())
     if args.profile_steps:
       hooks.append(perf_helpers.ProfilerHook(
           *perf_helpers.parse_profile_steps(args.profile_steps),
@@ -243,7 +250,9 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     if estimator.config.keep_checkpoint_max == 1:
       listeners.append(
           _FirstCheckpointListener(args.output_dir, num_train_steps))
-  with script_helpers.deferred_stop() as stop:
+  compiling = (xla_helpers.compiling(estimator) if args.use_xla
+               else contextlib.nullcontext())
+  with script_helpers.deferred_stop() as stop, compiling:
     stop_hook = _StopTogetherHook(stop)
     hooks.append(stop_hook)
     if evaluation:
@@ -261,6 +270,16 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   write_perf(args, perf_hook, "train", horovod_helpers.hvd_size())
   if evaluation:
     evaluation.finish()
+
+
+def _going_on(input_fn, batches_done):
+  """An input_fn without the first batches, which a run has trained on."""
+  def rest(params):
+    logging.info("Passing over the %d batches that this run has trained on.",
+                 batches_done)
+    return input_fn({**params, record_helpers.BATCHES_DONE: batches_done})
+
+  return rest
 
 
 def write_perf(args, hook, name, ranks):

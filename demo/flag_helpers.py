@@ -324,6 +324,10 @@ def check_training_flags(args):
       value = getattr(args, name, None)
       if value is not None and not fits(value):
         raise ValueError(f"--{name}={value} has to be {expected}.")
+  if args.precision != "fp32" and args.bf16_config_path:
+    raise ValueError(
+        f"--precision={args.precision} and --bf16_config_path both choose the "
+        f"format of the matrix products: leave one out.")
   if args.profile_steps:
     perf_helpers.parse_profile_steps(args.profile_steps)
   if option_helpers.parse_loss_scale(args.loss_scale) and (

@@ -4,6 +4,8 @@
 import collections
 import math
 
+import tensorflow as tf
+
 _DEFAULTS = collections.OrderedDict(
     # The update, see `optimization.create_optimizer`.
     optimizer="adamw", lr_schedule="linear", layerwise_lr_decay=1.0,
@@ -32,6 +34,12 @@ class Options(collections.namedtuple(
   """
 
   __slots__ = ()
+
+  @property
+  def compute_dtype(self):
+    """The tf.DType that `precision` names."""
+    return {"fp32": tf.float32, "bf16": tf.bfloat16,
+            "fp16": tf.float16}[self.precision]
 
 
 UPSTREAM = Options()

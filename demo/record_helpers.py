@@ -17,6 +17,9 @@ import tensorflow as tf
 from demo import horovod_helpers
 from demo import script_helpers
 
+# In the params of an input_fn: batches (int) that a training with --random_seed
+# has read before it went on, for the data to go on too. Absent or 0 otherwise.
+BATCHES_DONE = "batches_done"
 # Of each file so many records are looked at before anything is done.
 _CHECKED_RECORDS = 100
 
@@ -84,8 +87,7 @@ def _varint(number):
   return bytes(encoded)
 
 
-def dataset(input_file, name_to_features, batch_size, is_training,
-            drop_remainder):
+def dataset(input_file, name_to_features, params, is_training, drop_remainder):
   """Reads batches of records.
 
   In training the records of all ranks of this server are shared out among
@@ -94,7 +96,7 @@ def dataset(input_file, name_to_features, batch_size, is_training,
   Args:
     input_file: string or list of strings.
     name_to_features: dict name -> tf.io.FixedLenFeature.
-    batch_size: int, B.
+    params: dict of an input_fn: "batch_size", B, and perhaps BATCHES_DONE.
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
 
@@ -103,13 +105,20 @@ def dataset(input_file, name_to_features, batch_size, is_training,
   """
   d = tf.data.TFRecordDataset(input_file)
   if is_training:
-    d = shuffled(horovod_helpers.shard(d))
-  return batches(d, name_to_features, batch_size, drop_remainder)
+    d = shuffled(horovod_helpers.shard(d).repeat(), params)
+  return batches(d, name_to_features, params["batch_size"], drop_remainder)
 
 
-def shuffled(d):
-  """A dataset of records, repeated without end, in a buffer of 100."""
-  return d.repeat().shuffle(buffer_size=100)
+def shuffled(d, params):
+  """The records of a training, shuffled, without those that it has read.
+
+  Args:
+    d: tf.data.Dataset of serialized records, whose decoding would take most of
+      the time.
+    params: see `dataset`.
+  """
+  return d.shuffle(buffer_size=100).skip(
+      params.get(BATCHES_DONE, 0) * params["batch_size"])
 
 
 def batches(d, name_to_features, batch_size, drop_remainder):

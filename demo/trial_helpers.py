@@ -8,6 +8,7 @@ from absl import logging
 import tensorflow as tf
 
 from demo import horovod_helpers
+from demo import xla_helpers
 
 # Rows of each data set that are converted and looked at.
 NUM_ROWS = 100
@@ -55,7 +56,7 @@ def try_out(args, parts):
       _say("%s: the graph is built, batch size %d, %.1f million parameters.",
            mode, batch_size, weights / 1e6)
       if args.compile_only:
-        _run_step(mode, iterator, fetches)
+        _run_step(mode, iterator, fetches, args.use_xla)
   _say("%s: the run can be made.",
        "--compile_only" if args.compile_only else "--validate_only")
 
@@ -71,10 +72,12 @@ def _fetches(spec, mode):
       update for _, update in metric_fn(*inputs).values()]
 
 
-def _run_step(mode, iterator, fetches):
+def _run_step(mode, iterator, fetches, use_xla):
   """Runs a step and says what it took."""
-  with tf.compat.v1.Session(
-      config=horovod_helpers.session_config()) as session:
+  config = horovod_helpers.session_config()
+  if use_xla and mode == tf.estimator.ModeKeys.TRAIN:
+    config = xla_helpers.compiling_config(config)
+  with tf.compat.v1.Session(config=config) as session:
     session.run([tf.compat.v1.global_variables_initializer(),
                  tf.compat.v1.local_variables_initializer(),
                  tf.compat.v1.tables_initializer(), iterator.initializer])

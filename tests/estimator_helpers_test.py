@@ -28,7 +28,7 @@ def run_flags(folder, **values):
            keep_checkpoint_max=None, checkpoint_path=None, eval_every_steps=0,
            best_metric=None, early_stopping_patience=0, do_train=True,
            do_eval=False, eval_all_checkpoints=False, continuous_eval=False,
-           continuous_eval_timeout=1, loss_upper_bound=None),
+           continuous_eval_timeout=1, loss_upper_bound=None, use_xla=False),
       **values))
 
 

@@ -121,7 +121,7 @@ class RecordSetTest:
     records = record_set(tmp_path)
     helpers = finetuning_helpers.horovod_helpers
     # What is left to shuffle is the order.
-    monkeypatch.setattr(record_helpers, "shuffled", lambda d: d)
+    monkeypatch.setattr(record_helpers, "shuffled", lambda d, params: d)
     monkeypatch.setattr(helpers, "hvd_size", lambda: 3)
     seen = []
     for rank in range(3):

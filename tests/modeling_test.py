@@ -102,6 +102,145 @@ class DropoutTest:
     assert abs((kept == 0).mean() - 0.25) < 0.03
     np.testing.assert_allclose(kept[kept != 0], 1 / 0.75, rtol=1e-5)
 
+  def kept(self, steps, seed=3, micro_batch=None):
+    """What two dropouts of a graph keep in each of some steps."""
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(seed)
+      step = tf.compat.v1.train.get_or_create_global_step()
+      if micro_batch is not None:
+        tf.compat.v1.add_to_collection(
+            modeling.MICRO_BATCH, tf.constant(micro_batch))
+      outputs = [modeling.dropout(tf.ones([40, 50]), 0.5) for _ in range(2)]
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        found = []
+        for number in steps:
+          session.run(step.assign(number))
+          found.append(np.stack(session.run(outputs)) != 0)
+    return np.stack(found)  # [steps, 2, 40, 50]
+
+  def test_seeded_training_drops_the_same_in_a_step_however_it_got_there(self):
+    all_steps = self.kept(range(5))
+    np.testing.assert_array_equal(self.kept([3, 4]), all_steps[3:])
+    np.testing.assert_array_equal(
+        self.kept([3], micro_batch=0), all_steps[3:4])
+    assert abs(all_steps.mean() - 0.5) < 0.02
+    # Steps, dropouts, seeds and micro-batches agree by chance alone.
+    others = np.concatenate([
+        all_steps.reshape([10, -1]), self.kept([3], seed=4).reshape([2, -1]),
+        self.kept([3], micro_batch=1).reshape([2, -1])])
+    agreement = np.mean(others[:, np.newaxis] == others, axis=-1)
+    np.testing.assert_allclose(
+        agreement[~np.eye(len(others), dtype=bool)], 0.5, atol=0.06)
+
+  def test_loop_over_micro_batches_drops_what_each_would_alone(self):
+    alone = [self.kept([3], micro_batch=number)[0, 0] for number in range(2)]
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(3)
+      step = tf.compat.v1.train.get_or_create_global_step()
+      modeling.training_util._get_or_create_global_step_read()
+
+      def body(number, kept):
+        tf.compat.v1.add_to_collection(modeling.MICRO_BATCH, number)
+        return number + 1, kept.write(
+            number, modeling.dropout(tf.ones([40, 50]), 0.5))
+
+      _, kept = tf.while_loop(
+          lambda number, _: number < 2, body,
+          [0, tf.TensorArray(tf.float32, 2)])
+      after = modeling.dropout(tf.ones([40, 50]), 0.5)
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(step.assign(3))
+        np.testing.assert_array_equal(session.run(kept.stack()) != 0, alone)
+        np.testing.assert_array_equal(
+            session.run(after) != 0, self.kept([3])[0, 1])
+
+  @pytest.mark.parametrize("seed, has_step", [(None, True), (3, False)])
+  def test_otherwise_it_is_tensorflows(self, seed, has_step):
+    with tf.Graph().as_default() as graph:
+      tf.compat.v1.set_random_seed(seed)
+      if has_step:
+        tf.compat.v1.train.get_or_create_global_step()
+      before = len(graph.get_operations())
+      modeling.dropout(tf.ones([3]), 0.5)
+      types = [op.type for op in graph.get_operations()[before:]]
+    assert "RandomUniform" in types
+    assert not any(name.startswith("Stateless") for name in types)
+
+
+class ComputeDtypeTest:
+
+  def build(self, compute_dtype, config=CONFIG):
+    """(model, gradients of all variables) on rows with padding."""
+    rng = np.random.RandomState(6)
+    ids = tf.constant(rng.randint(0, config.vocab_size, [3, 16]), tf.int32)
+    mask = tf.sequence_mask([16, 5, 0], 16, tf.int32)  # One row of padding.
+    model = modeling.BertModel(
+        config, False, ids, mask, compute_dtype=compute_dtype)
+    loss = tf.reduce_sum(model.get_pooled_output()[:2, :8])
+    return model, tf.gradients(loss, tf.compat.v1.trainable_variables())
+
+  @pytest.mark.parametrize("compute_dtype", [tf.bfloat16, tf.float16])
+  def test_all_but_the_products_is_float32(self, compute_dtype):
+    with tf.Graph().as_default() as graph:
+      model, gradients = self.build(compute_dtype)
+      by_type = {}
+      for op in graph.get_operations():
+        if op.outputs:
+          by_type.setdefault(op.type, set()).add(op.outputs[0].dtype)
+      assert {var.dtype.base_dtype
+              for var in tf.compat.v1.global_variables()} == {tf.float32}
+    assert by_type["BatchMatMulV2"] == {compute_dtype}
+    assert by_type["MatMul"] == {compute_dtype, tf.float32}  # Segment ids.
+    for name in ("Softmax", "Rsqrt", "Tanh", "TanhGrad", "VarHandleOp"):
+      assert compute_dtype not in by_type[name], name
+    assert {gradient.dtype for gradient in gradients} == {tf.float32}
+    assert isinstance(gradients[0], tf.IndexedSlices)  # Of the words.
+    for output in [model.get_pooled_output(), model.get_sequence_output(),
+                   model.get_embedding_output(),
+                   *model.get_all_encoder_layers()]:
+      assert output.dtype == tf.float32
+
+  def test_values_are_close_to_those_of_float32(self):
+    def values(dtype):
+      def build():
+        model, gradients = self.build(dtype)
+        return [model.get_sequence_output(), model.get_pooled_output()] + [
+            tf.convert_to_tensor(gradient) for gradient in gradients]
+      return run(build)
+
+    exact = values(tf.float32)
+    for compute_dtype, atol in ((tf.bfloat16, 0.05), (tf.float16, 0.01)):
+      found = values(compute_dtype)
+      for name, a, b in zip(("sequence", "pooled"), exact, found):
+        np.testing.assert_allclose(a, b, atol=atol, err_msg=name)
+      for a, b in zip(exact[2:], found[2:]):
+        assert np.linalg.norm(a - b) <= 2 * atol * np.linalg.norm(a) + 1e-4
+
+  @pytest.mark.slow
+  def test_published_model_is_close_to_float32(self, shared):
+    folder = shared / "models" / "minilm_l6_uncased"
+    config = modeling.BertConfig.from_json_file(
+        str(folder / "bert_config.json"))
+    outputs = {}
+    for dtype in (tf.float32, tf.bfloat16, tf.float16):
+      with tf.Graph().as_default():
+        model = modeling.BertModel(
+            config, False, tf.constant([[101, 1996, 2143, 2003, 2204, 102]]),
+            compute_dtype=dtype)
+        assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
+            tf.compat.v1.trainable_variables(), str(folder / "bert_model.ckpt"))
+        tf.compat.v1.train.init_from_checkpoint(
+            str(folder / "bert_model.ckpt"), assignment_map)
+        with tf.compat.v1.Session() as session:
+          session.run(tf.compat.v1.global_variables_initializer())
+          outputs[dtype] = session.run(
+              [model.get_sequence_output(), model.get_pooled_output()])
+    for dtype, largest in ((tf.bfloat16, 0.05), (tf.float16, 0.03)):
+      for a, b in zip(outputs[tf.float32], outputs[dtype]):
+        assert np.abs(a - b).max() < largest
+
 
 class BertModelTest:
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 VARIANTS = [("mpi", True), ("mpi", False), ("gloo", True), ("gloo", False)]
 
 
-def run_ranks(launcher, size, program, *args, env=None):
+def run_ranks(launcher, size, program, *args, env=None, is_killed=False):
   """Runs a program of tests/rank_programs to its end.
 
   Args:
@@ -25,6 +25,7 @@ def run_ranks(launcher, size, program, *args, env=None):
     program: string, name of the file.
     *args: its arguments.
     env: dict or None, further environment variables.
+    is_killed: bool, the program ends itself before its end.
   """
   command = []
   if size > 1:
@@ -35,7 +36,7 @@ def run_ranks(launcher, size, program, *args, env=None):
   run = conftest.run_script(
       f"tests/rank_programs/{program}", *args,
       launcher=command, env=env, timeout=300)
-  assert run.returncode == 0, run.stdout
+  assert (run.returncode == 0) != is_killed, run.stdout
 
 
 def arrays_of_ranks(folder, size):
@@ -239,16 +240,23 @@ class EpochTest:
 
 @pytest.fixture(scope="module")
 def seeded_runs(tiny_model, sst2_dir, tmp_path_factory):
-  """Folders of two runs of run_classifier.py alike, on two ranks."""
+  """Folders of two runs of run_classifier.py alike, on two ranks.
+
+  The second is killed after step 6 and goes on from its checkpoint of step 4.
+  """
   folders = []
-  for name in ("first", "second"):
+  for name, launches in (("first", [None]), ("second", ["6", None])):
     folder = tmp_path_factory.mktemp(name)
-    run_ranks("mpi", 2, "save_draws.py", folder, "--task_name=sst2",
-              "--do_train", f"--data_dir={sst2_dir}",
-              f"--output_dir={folder}/out", "--cpu_only", "--random_seed=1",
-              "--train_batch_size=16", "--num_train_epochs=1",
-              "--learning_rate=1e-3", *tiny_model.flags())
+    for kill_after in launches:
+      run_ranks("mpi", 2, "save_draws.py", folder, "--task_name=sst2",
+                "--do_train", f"--data_dir={sst2_dir}",
+                f"--output_dir={folder}/out", "--cpu_only", "--random_seed=1",
+                "--train_batch_size=16", "--num_train_epochs=1",
+                "--save_checkpoints_steps=4", "--learning_rate=1e-3",
+                *tiny_model.flags(), is_killed=kill_after is not None,
+                env={"KILL_AFTER": kill_after} if kill_after else None)
     folders.append(folder)
+  assert tf.io.gfile.exists(str(folders[1] / "out" / "model.ckpt-4.index"))
   return folders
 
 

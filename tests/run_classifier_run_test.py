@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import conftest
 
@@ -210,14 +211,14 @@ class KillTest:
     command = [
         sys.executable, str(conftest.PROJECT / SCRIPT), "--task_name=sst2",
         f"--data_dir={sst2_dir}", f"--output_dir={tmp_path}", "--do_train",
-        "--do_eval", "--do_predict", "--num_train_epochs=60",
-        "--save_checkpoints_steps=100", "--log_steps=100", "--random_seed=1",
+        "--do_eval", "--do_predict", "--num_train_epochs=25",
+        "--save_checkpoints_steps=50", "--log_steps=10", "--random_seed=1",
         *TRAINING, *tiny_model.flags()]
     log = tmp_path / "log.txt"
     with open(log, "w", encoding="utf-8") as writer:
       process = subprocess.Popen(command, stdout=writer, stderr=writer)
       deadline = time.monotonic() + 300
-      while conftest.saved_step(tmp_path) < 200:
+      while conftest.saved_step(tmp_path) < 100:
         assert process.poll() is None and time.monotonic() < deadline, (
             log.read_text())
         time.sleep(0.05)
@@ -228,10 +229,34 @@ class KillTest:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         check=False, timeout=600)
     assert run.returncode == 0, run.stdout
-    assert int(re.search(r"Going on from step (\d+)", run.stdout)[1]) >= 200
-    assert eval_results(tmp_path)["global_step"] == "960"
+    step = int(re.search(r"Going on from step (\d+)", run.stdout)[1])
+    assert step >= 100
+    assert f"Passing over the {step} batches" in run.stdout
+    assert eval_results(tmp_path)["global_step"] == "400"
     assert len((tmp_path / "test_results.tsv").read_text().splitlines()) == 21
     assert not list(tmp_path.glob("*.tmp*"))
+    self.check_is_that_of_a_run_without_a_break(command, tmp_path, step)
+
+  def check_is_that_of_a_run_without_a_break(self, command, folder, step):
+    """To the last bit, whatever dropped out and however rows were shuffled."""
+    whole = folder / "whole"
+    run = subprocess.run(
+        [*command, f"--output_dir={whole}"], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, check=False, timeout=600)
+    assert run.returncode == 0, run.stdout
+    expected = [event for event in conftest.events(whole)["loss"]
+                if event[0] > step]
+    assert len(expected) >= 20
+    assert set(expected) <= set(conftest.events(folder)["loss"])
+    for name in ("eval_results.txt", "test_results.tsv"):
+      assert (folder / name).read_text() == (whole / name).read_text()
+    broken, unbroken = (
+        tf.train.load_checkpoint(str(path)) for path in (folder, whole))
+    names = unbroken.get_variable_to_shape_map()
+    assert len(names) > 100  # Slots too.
+    for name in names:
+      np.testing.assert_array_equal(
+          broken.get_tensor(name), unbroken.get_tensor(name), name)
 
 
 class TasksTest:

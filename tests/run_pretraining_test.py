@@ -88,15 +88,17 @@ class InputFnTest:
     files = [write(tmp_path / str(i), range(10 * i, 10 * i + 10))
              for i in range(3)]
     orders = []
-    for seed in (1, 1, 2):
+    for seed, done in ((1, 0), (1, 0), (2, 0), (1, 4)):
       with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(seed)
         d = run_pretraining.input_fn_builder(
-            files, LENGTH, PREDICTIONS, True)({"batch_size": 5})
+            files, LENGTH, PREDICTIONS, True)(
+                {"batch_size": 5, record_helpers.BATCHES_DONE: done})
         batch = tf.compat.v1.data.make_one_shot_iterator(d).get_next()
         orders.append([session.run(batch["input_ids"])[:, 0].tolist()
                        for _ in range(6)])
     assert orders[0] == orders[1] != orders[2]
+    assert orders[3][:2] == orders[0][4:]  # A run that goes on.
 
   @pytest.mark.parametrize("num_files", [1, 3, 4, 21])
   def test_ranks_share_the_records_out(self, num_files, as_rank, tmp_path):

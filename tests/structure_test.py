@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "demo.script_helpers", "demo.worker_helpers"},
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
+    "demo/xla_helpers.py": set(),
     "demo/layer_helpers.py": set(),
     "demo/gradient_helpers.py": {"demo.layer_helpers"},
     "demo/flag_helpers.py": {"demo.option_helpers", "demo.perf_helpers"},
@@ -49,7 +50,8 @@ MAY_IMPORT = {
         "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers"},
     "demo/estimator_helpers.py": {
         "demo.checkpoint_helpers", "demo.gradient_helpers",
-        "demo.horovod_helpers", "demo.perf_helpers", "demo.script_helpers"},
+        "demo.horovod_helpers", "demo.perf_helpers", "demo.record_helpers",
+        "demo.script_helpers", "demo.xla_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
@@ -60,7 +62,7 @@ MAY_IMPORT = {
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
         "demo.script_helpers"},
-    "demo/trial_helpers.py": {"demo.horovod_helpers"},
+    "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/curve_helpers.py": {"demo.script_helpers"},

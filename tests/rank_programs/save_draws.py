@@ -2,9 +2,12 @@
 
   python save_draws.py FOLDER FLAG...
 
-FOLDER/<rank>.npy then holds what the first dropout of the model draws.
+FOLDER/<rank>.npy then holds what the first dropout of the model draws. With
+the environment variable KILL_AFTER all ranks end by SIGKILL after that step.
 """
 
+import os
+import signal
 import sys
 
 import numpy as np
@@ -20,21 +23,25 @@ class DrawsHook(tf.estimator.SessionRunHook):
 
   def __init__(self, folder):
     self._path = f"{folder}/{horovod_helpers.hvd_rank()}.npy"
-    self._is_saved = False
+    self._kill_after = int(os.environ.get("KILL_AFTER", "0"))
+    self._steps = 0
 
   def begin(self):
     self._draws = next(
         op.outputs[0]
         for op in tf.compat.v1.get_default_graph().get_operations()
-        if op.type == "RandomUniform" and "/dropout/" in op.name)
+        if op.type == "StatelessRandomUniformV2" and "/stateless_dropout/" in
+        op.name)
 
   def before_run(self, run_context):
     return tf.estimator.SessionRunArgs(self._draws)
 
   def after_run(self, run_context, run_values):
-    if not self._is_saved:
+    if not os.path.exists(self._path):
       np.save(self._path, run_values.results)
-    self._is_saved = True
+    self._steps += 1
+    if self._steps == self._kill_after:
+      os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(folder):
