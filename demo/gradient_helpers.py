@@ -4,6 +4,7 @@
 import tensorflow as tf
 
 from demo import layer_helpers
+import modeling
 
 # What `training_states` holds; prefix of the graph collections behind it.
 LOSS_SCALE, SKIPPED_STEPS = "loss_scale", "skipped_steps"
@@ -84,6 +85,8 @@ def in_parts(scalars_of, features, options):
 
   def add_part(index, sums, total, squares):
     """One turn of the loop."""
+    tf.compat.v1.add_to_collection(
+        modeling.MICRO_BATCH, tf.cast(index, tf.int64))
     scalars = scalars_of({name: value[index] for name, value in parts.items()})
     variables = layer_helpers.trained_variables(options.freeze_layers)
     gradients = tf.gradients(scaled(scalars["loss"], scale), variables)
