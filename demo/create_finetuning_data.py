@@ -138,7 +138,7 @@ def create_classification(args):
     for split, found in examples.items():
       run_classifier.file_based_convert_examples_to_features(
           found, labels, args.max_seq_length, tokenizer, paths[split],
-          lambda number, example: {
+          more_features=lambda number, example: {
               "example_id": record_helpers.int_feature([number])})
 
 

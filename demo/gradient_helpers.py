@@ -85,7 +85,8 @@ def in_parts(scalars_of, features, options):
 
   def add_part(index, sums, total, squares):
     """One turn of the loop."""
-    tf.compat.v1.add_to_collection(modeling.MICRO_BATCH, index)
+    tf.compat.v1.add_to_collection(
+        modeling.MICRO_BATCH, tf.cast(index, tf.int64))
     scalars = scalars_of({name: value[index] for name, value in parts.items()})
     variables = layer_helpers.trained_variables(options.freeze_layers)
     gradients = tf.gradients(scaled(scalars["loss"], scale), variables)

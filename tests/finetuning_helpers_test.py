@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from demo import finetuning_helpers
+from demo import option_helpers
 from demo import record_helpers
 import run_classifier
 import run_squad
@@ -317,8 +318,9 @@ class WeightTest:
       features = {"label_ids": tf.constant([0, 1, 0])}
       if weight:
         features["weight"] = tf.constant(weight)
-      spec = run_classifier.estimator_spec(
-          tf.estimator.ModeKeys.EVAL, features,
-          (tf.reduce_mean(each), each, logits, logits), 0.1, None, None,
-          False, False)
-      assert session.run(spec.loss) == pytest.approx(expected)
+      for mode in (tf.estimator.ModeKeys.EVAL, tf.estimator.ModeKeys.TRAIN):
+        outputs = run_classifier.model_outputs(
+            mode, features,
+            lambda _: (tf.reduce_mean(each), each, logits, logits),
+            option_helpers.UPSTREAM)
+        assert session.run(outputs[0]) == pytest.approx(expected)

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "demo/option_helpers.py": set(),
     "demo/xla_helpers.py": set(),
     "demo/layer_helpers.py": set(),
-    "demo/gradient_helpers.py": {"modeling", "demo.layer_helpers"},
+    "demo/gradient_helpers.py": {"demo.layer_helpers", "modeling"},
     "demo/flag_helpers.py": {"demo.option_helpers", "demo.perf_helpers"},
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
