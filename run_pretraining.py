@@ -354,7 +354,7 @@ def input_fn_builder(input_files, max_seq_length, max_predictions_per_seq,
       d = d.repeat().shuffle(len(files)).interleave(
           own_records, cycle_length=min(num_cpu_threads, len(files)),
           num_parallel_calls=tf.data.AUTOTUNE, deterministic=is_seeded)
-      d = record_helpers.shuffled(d, params)
+      d = record_helpers.unread(d.shuffle(buffer_size=100), params)
     else:
       # The number of steps is given, and never more than there is.
       d = d.flat_map(own_records).repeat()

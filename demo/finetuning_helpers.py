@@ -183,7 +183,7 @@ class RecordSet(object):
       if is_training:
         if size > 1:
           d = d.shard(size, rank)
-        d = record_helpers.shuffled(d.repeat(), params)
+        d = record_helpers.shuffled(d, params)
       elif args.use_tpu and len(self) % params["batch_size"]:
         raise ValueError(
             f"--{self._flag}: a TPU needs whole batches, and {len(self)} "

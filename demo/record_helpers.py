@@ -105,20 +105,26 @@ def dataset(input_file, name_to_features, params, is_training, drop_remainder):
   """
   d = tf.data.TFRecordDataset(input_file)
   if is_training:
-    d = shuffled(horovod_helpers.shard(d).repeat(), params)
+    d = shuffled(horovod_helpers.shard(d), params)
   return batches(d, name_to_features, params["batch_size"], drop_remainder)
 
 
 def shuffled(d, params):
-  """The records of a training, shuffled, without those that it has read.
+  """The records of a training, repeated without end, in a buffer of 100.
 
   Args:
-    d: tf.data.Dataset of serialized records, whose decoding would take most of
-      the time.
+    d: tf.data.Dataset of serialized records.
     params: see `dataset`.
   """
-  return d.shuffle(buffer_size=100).skip(
-      params.get(BATCHES_DONE, 0) * params["batch_size"])
+  return unread(d.repeat().shuffle(buffer_size=100), params)
+
+
+def unread(d, params):
+  """Leaves out the records that a training has read; see `shuffled`.
+
+  They are not decoded yet, which would take most of the time.
+  """
+  return d.skip(params.get(BATCHES_DONE, 0) * params["batch_size"])
 
 
 def batches(d, name_to_features, batch_size, drop_remainder):

@@ -80,5 +80,5 @@ class FirstStepsHook(tf.estimator.SessionRunHook):
   def after_run(self, run_context, run_values):
     self._seconds.append(time.monotonic() - self._start)
     if len(self._seconds) == 2:
-      logging.info("The first two steps took %.1f s and %.1f s, most of it "
-                   "their compilation.", *self._seconds)
+      logging.info("The first two steps took %.1f s and %.1f s, their "
+                   "compilation included.", *self._seconds)

@@ -248,6 +248,33 @@ class LossScaleTest:
           name for name in self.steps([], scale)[0] if "optimizer/" in name}
 
 
+class SeededDropoutTest:
+
+  def test_parts_of_a_batch_do_not_drop_the_same(self):
+    with tf.Graph().as_default():
+      tf.compat.v1.set_random_seed(1)
+      tf.compat.v1.train.get_or_create_global_step()
+
+      def scalars_of(features):
+        del features
+        weight = tf.compat.v1.get_variable("weight", [300])
+        return {"loss": tf.reduce_sum(modeling.dropout(weight, 0.5))}
+
+      # As the Estimator does, before a model is built.
+      modeling.training_util._get_or_create_global_step_read()
+      loss = gradient_helpers.in_parts(
+          scalars_of, {"x": tf.zeros([2])},
+          options(num_accumulation_steps=2))["loss"]
+      (gradient,) = gradient_helpers.gradients_of(
+          loss, tf.compat.v1.trainable_variables())
+      with tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        first, again = session.run(gradient), session.run(gradient)
+    np.testing.assert_array_equal(first, again)
+    # Dropped by both, by one of them, by none.
+    assert np.unique(first).tolist() == [0.0, 1.0, 2.0]
+
+
 class ResumeTest:
 
   def train(self, folder, *ends):
@@ -261,8 +288,8 @@ class ResumeTest:
       def scalars_of(features):
         weight = tf.compat.v1.get_variable(
             "weight", [3], initializer=tf.ones_initializer())
-        return {"loss": tf.reduce_sum(tf.square(
-            weight - tf.reduce_mean(features["x"])))}
+        return {"loss": tf.reduce_sum(modeling.dropout(tf.square(
+            weight - tf.reduce_mean(features["x"])), 0.5))}
 
       loss = gradient_helpers.in_parts(scalars_of, features, chosen)["loss"]
       return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(

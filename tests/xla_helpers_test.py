@@ -64,7 +64,8 @@ class PrecisionTest:
 
   def test_lists_of_a_device_are_refused_beside_it(self):
     args = types.SimpleNamespace(
-        precision="bf16", bf16_config_path="basic.json", profile_steps=None)
+        precision="bf16", bf16_config_path="basic.json", profile_steps=None,
+        loss_scale=None, use_tpu=False)
     with pytest.raises(ValueError, match="precision=bf16 and --bf16_config_p"):
       flag_helpers.check_training_flags(args)
     args.precision = "fp32"
