@@ -1610,12 +1610,15 @@ def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,
   """
   spec = tf.compat.v1.estimator.tpu.TPUEstimatorSpec
   if mode == tf.estimator.ModeKeys.TRAIN:
-    # The scope "loss" of create_model makes the Estimator call its curve
-    # "loss_1"; that of the evaluation is called "loss".
     loss = gradient_helpers.loss_value(outputs[0])
-    tf.compat.v1.add_to_collection(
-        tf.compat.v1.GraphKeys.SUMMARIES,
-        tf.raw_ops.ScalarSummary(tags="loss", values=loss))
+    # The scope "loss" of create_model makes the Estimator call its curve
+    # "loss_1", unless it is within a loop; that of the evaluation is called
+    # "loss".
+    if tf.compat.v1.get_default_graph().unique_name(
+        "loss", mark_as_used=False) != "loss":
+      tf.compat.v1.add_to_collection(
+          tf.compat.v1.GraphKeys.SUMMARIES,
+          tf.raw_ops.ScalarSummary(tags="loss", values=loss))
     train_op = optimization.create_optimizer(
         outputs[0], learning_rate, num_train_steps, num_warmup_steps, use_tpu,
         options)

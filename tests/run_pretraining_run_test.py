@@ -122,7 +122,10 @@ class TwoRanksTest:
         "--num_train_steps=20", "--num_warmup_steps=4", "--max_eval_steps=3",
         "--eval_every_steps=5",
         "--learning_rate=1e-3", f"--output_dir={tmp_path}", "--log_steps=5",
-        *flags_of(tiny_model), launcher=[*conftest.MPIRUN, "2"])
+        "--num_accumulation_steps=2", *flags_of(tiny_model),
+        launcher=[*conftest.MPIRUN, "2"])
+    assert "An update = 2 batches of" in log
+    assert re.search(r"step 10/10 .*masked_lm_accuracy [\d.]+  next_", log), log
     assert "Learning rate 0.002: --learning_rate=0.001 times 2 ranks" in log
     assert "10 steps, 2 of them warm-up: --num_train_steps=20" in log
     assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-10")
