@@ -27,8 +27,9 @@ class CheckTrainingFlagsTest:
 
   def check(self, **values):
     flag_helpers.check_training_flags(types.SimpleNamespace(**{
-        **dict(profile_steps=None, precision="fp32", loss_scale=None,
-               use_tpu=False, num_accumulation_steps=1), **values}))
+        **dict(profile_steps=None, bf16_config_path=None, precision="fp32",
+               loss_scale=None, use_tpu=False, num_accumulation_steps=1),
+        **values}))
 
   def test_what_goes_together_passes(self):
     self.check()
