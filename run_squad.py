@@ -1102,7 +1102,7 @@ def validate_flags_or_throw(bert_config):
 
   Source: upstream symbol; see CHANGES.
   """
-  if FLAGS.vocab_file:  # Otherwise no text is read.
+  if reads_text(FLAGS):
     tokenization.validate_case_matches_checkpoint(
         FLAGS.do_lower_case, FLAGS.init_checkpoint)
   if not (FLAGS.do_train or FLAGS.do_predict or FLAGS.do_eval or
