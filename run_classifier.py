@@ -69,11 +69,7 @@ def init_classifier_flags():
   flag_helpers.define_tpu_flags()
 
   # Not in upstream.
-  flag_helpers.define_run_flags()
-  flag_helpers.define_optimizer_flags()
-  flag_helpers.define_precision_flags()
-  flag_helpers.define_evaluation_flags()
-  flag_helpers.define_check_flags()
+  flag_helpers.define_added_training_flags()
   flag_helpers.define_export_flags()
   flag_helpers.define_table_flags()
   flag_helpers.define_record_flags()

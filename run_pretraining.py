@@ -73,11 +73,7 @@ def init_pretraining_flags():
   flag_helpers.define_tpu_flags()
 
   # Not in upstream.
-  flag_helpers.define_run_flags()
-  flag_helpers.define_optimizer_flags()
-  flag_helpers.define_precision_flags()
-  flag_helpers.define_evaluation_flags()
-  flag_helpers.define_check_flags()
+  flag_helpers.define_added_training_flags()
   flags.DEFINE_string(
       "eval_input_file", None,
       "Record files to evaluate on, as --input_file, which is the default: "

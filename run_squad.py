@@ -105,11 +105,7 @@ def init_squad_flags():
       "of the best answer by more than this.")
 
   # Not in upstream.
-  flag_helpers.define_run_flags()
-  flag_helpers.define_optimizer_flags()
-  flag_helpers.define_precision_flags()
-  flag_helpers.define_evaluation_flags()
-  flag_helpers.define_check_flags()
+  flag_helpers.define_added_training_flags()
   flag_helpers.define_export_flags()
   flag_helpers.define_record_flags()
   flags.DEFINE_bool(

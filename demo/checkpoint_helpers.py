@@ -187,7 +187,7 @@ def step_of(path):
 
 
 def saved_steps(output_dir):
-  """The checkpoints that are kept, the oldest first.
+  """The checkpoints of a run that are there, the oldest first.
 
   Args:
     output_dir: string.
@@ -195,10 +195,10 @@ def saved_steps(output_dir):
   Returns:
     List of (global step, prefix).
   """
-  state = tf.train.get_checkpoint_state(output_dir)
-  paths = state.all_model_checkpoint_paths if state else []
-  return [(int(path.rsplit("-", 1)[1]), path) for path in paths
-          if tf.io.gfile.exists(path + ".index")]
+  names = (re.fullmatch(r"(model\.ckpt-(\d+))\.index", name)
+           for name in tf.io.gfile.listdir(output_dir))
+  return sorted((int(name[2]), os.path.join(output_dir, name[1]))
+                for name in names if name)
 
 
 def _read_through(path, what):

@@ -294,11 +294,7 @@ def write_perf(args, hook, name, ranks):
   if not (args.write_perf and horovod_helpers.is_chief()):
     return
   path = os.path.join(args.output_dir, "perf.json")
-  try:
-    with tf.io.gfile.GFile(path, "r") as reader:
-      content = dict(json.load(reader))
-  except (tf.errors.OpError, ValueError, TypeError):
-    content = {}
+  content = checkpoint_helpers.read_json(path) or {}
   content[name] = {"ranks": ranks, **hook.statistics}
   script_helpers.write_text(path, json.dumps(content, indent=2) + "\n")
 

@@ -22,7 +22,6 @@ from demo import horovod_helpers
 from demo import prediction_helpers
 from demo import script_helpers
 
-_LOWER_IS_BETTER = ("loss", "_error")
 _POLL_SECONDS = 2.0
 
 
@@ -264,12 +263,7 @@ class EvaluationLog(object):
     value = entry["scores"].get(self.metric)
     if value is None or math.isnan(value):
       return -math.inf
-    return -value if is_lower_better(self.metric) else value
-
-
-def is_lower_better(metric):
-  """Whether a score is a loss or an error."""
-  return metric.replace("_mismatched", "").endswith(_LOWER_IS_BETTER)
+    return -value if curve_helpers.is_loss(self.metric) else value
 
 
 class Evaluation(object):
@@ -461,7 +455,7 @@ def evaluate_all(args, metrics, scorer):
   Raises:
     ValueError: there is none.
   """
-  found = _checkpoints(args.output_dir)
+  found = checkpoint_helpers.saved_steps(args.output_dir)
   if not found:
     raise ValueError(f"--eval_all_checkpoints: --output_dir="
                      f"{args.output_dir} has no checkpoint.")
@@ -486,7 +480,8 @@ def evaluate_as_they_come(args, evaluation):
   """
   deadline = time.monotonic() + args.continuous_eval_timeout
   while time.monotonic() < deadline:
-    new = [(step, path) for step, path in _checkpoints(args.output_dir)
+    new = [(step, path) for step, path
+           in checkpoint_helpers.saved_steps(args.output_dir)
            if step and not evaluation.log.has(step)]
     for step, path in new:
       try:
@@ -509,14 +504,3 @@ def evaluate_as_they_come(args, evaluation):
         f"folder of the training? --continuous_eval_timeout waits longer.")
   logging.info("No new checkpoint for %d s: --continuous_eval_timeout.",
                args.continuous_eval_timeout)
-
-
-def _checkpoints(output_dir):
-  """[(step, prefix)] of the checkpoints of a folder, by step."""
-  found = []
-  for path in tf.io.gfile.glob(os.path.join(output_dir, "model.ckpt-*.index")):
-    prefix = path[:-len(".index")]
-    step = prefix.rsplit("-", 1)[1]
-    if step.isdigit():
-      found.append((int(step), prefix))
-  return sorted(found)

@@ -260,6 +260,15 @@ def define_check_flags():
       "of evaluation on synthetic data, and end.")
 
 
+def define_added_training_flags():
+  """Defines what upstream doesn't have and every training script takes."""
+  define_run_flags()
+  define_optimizer_flags()
+  define_precision_flags()
+  define_evaluation_flags()
+  define_check_flags()
+
+
 def define_export_flags():
   """Defines the flags of the export for serving."""
   flags.disclaim_key_flags()

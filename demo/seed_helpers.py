@@ -13,13 +13,13 @@ import time
 
 import tensorflow as tf
 
+from demo import curve_helpers
 from demo import script_helpers
 
 REPORT = "seeds.json"
 # The first of these is what a run without best/ is judged by.
 _MAIN_SCORES = ("f1", "matthews_correlation", "pearson", "accuracy",
                 "masked_lm_accuracy", "loss")
-_LOWER_IS_BETTER = ("loss", "_error")
 _NO_SCORE = re.compile("global_step|(.*_)?total")
 
 
@@ -204,7 +204,7 @@ def summarize(report, seeds):
         "mean": statistics.fmean(values),
         "standard_deviation":
             statistics.stdev(values) if len(values) > 1 else None}
-  choose = min if metric.endswith(_LOWER_IS_BETTER) else max
+  choose = min if curve_helpers.is_loss(metric) else max
   best = choose(runs, key=lambda seed: runs[seed]["scores"][metric])
   return {"scores": scores, "best": {
       "seed": best, "score": runs[best]["scores"][metric],

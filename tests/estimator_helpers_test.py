@@ -141,21 +141,26 @@ class KeptCheckpointsTest:
     assert self.train(tmp_path, 6, 100) == [6]
 
 
+def model_of_losses(losses):
+  """A model_fn without weights whose loss (float) of each step is given."""
+  def model_fn(features, labels, mode, params):
+    del features, labels, params
+    step = tf.compat.v1.train.get_or_create_global_step()
+    loss = tf.gather(tf.constant(losses), step)
+    tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
+    return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
+        mode, loss=loss, train_op=step.assign_add(1).op)
+
+  return model_fn
+
+
 class LossBoundTest:
 
   def train(self, folder, losses, save_steps, bound=10.0):
     """Trains with these losses, one per step; the message it ends with."""
-    def model_fn(features, labels, mode, params):
-      del features, labels, params
-      step = tf.compat.v1.train.get_or_create_global_step()
-      loss = tf.gather(tf.constant(losses), step)
-      tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
-      return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
-          mode, loss=loss, train_op=step.assign_add(1).op)
-
     args = run_flags(folder, save_checkpoints_steps=save_steps,
                      loss_upper_bound=bound)
-    estimator = estimator_helpers.make_estimator(args, model_fn)
+    estimator = estimator_helpers.make_estimator(args, model_of_losses(losses))
     with pytest.raises(script_helpers.AgreedError) as error:
       estimator_helpers.train(
           args, estimator, lambda params: tf.data.Dataset.from_tensors(

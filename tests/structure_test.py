@@ -83,7 +83,7 @@ MAY_IMPORT = {
     "demo/config_helpers.py": {
         "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
         "modeling"},
-    "demo/seed_helpers.py": {"demo.script_helpers"},
+    "demo/seed_helpers.py": {"demo.curve_helpers", "demo.script_helpers"},
     "demo/train.py": {
         "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
         "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",

@@ -17,14 +17,7 @@ def main(_):
   losses = [1.0] * 20
   losses[5] += 11.5 * horovod_helpers.hvd_rank()
 
-  def model_fn(features, labels, mode, params):
-    del features, labels, params
-    step = tf.compat.v1.train.get_or_create_global_step()
-    loss = tf.gather(tf.constant(losses), step)
-    tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
-    return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
-        mode, loss=loss, train_op=step.assign_add(1).op)
-
+  model_fn = estimator_helpers_test.model_of_losses(losses)
   args = estimator_helpers_test.run_flags(
       flags.FLAGS.output_dir, save_checkpoints_steps=3, loss_upper_bound=10.0)
   estimator_helpers.train(
