@@ -16,7 +16,6 @@ changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
 import collections
 import csv
 import json
-import math
 import os
 import tempfile
 import zlib
@@ -34,13 +33,16 @@ from demo import finetuning_helpers
 from demo import flag_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
+from demo import label_helpers
 from demo import metrics
 from demo import option_helpers
 from demo import prediction_helpers
+from demo import processor_helpers
 from demo import record_helpers
+from demo import result_helpers
 from demo import script_helpers
 from demo import table_helpers
-from demo import tfds_helpers
+from demo import task_helpers
 from demo import trial_helpers
 from demo import window_helpers
 from demo import xla_helpers
@@ -533,111 +535,6 @@ class AxProcessor(GlueProcessor):
   labels = ("contradiction", "entailment", "neutral")
 
 
-class RecordProcessor(DataProcessor):
-  """Sets in record files that flags name; other sets are text of a task.
-
-  Not in upstream. Where flags name record files, a set is a RecordSet of
-  demo.finetuning_helpers instead of a list of InputExample.
-
-  Attributes:
-    text: DataProcessor of the other sets, or None.
-  """
-
-  def __init__(self, args, processor, labels, is_regression,
-               has_sample_weights):
-    """Takes how the records were made.
-
-    Args:
-      args: the parsed flags.
-      processor: DataProcessor of the sets that are text, or None.
-      labels: list of label names.
-      is_regression: bool.
-      has_sample_weights: bool, the records have to have weights.
-    """
-    self._args, self.text = args, processor
-    self._labels, self.is_regression = labels, is_regression
-    self._has_sample_weights = has_sample_weights
-
-  def get_train_examples(self, data_dir):
-    """See base class."""
-    return self._records("train_records") or self.text.get_train_examples(
-        data_dir)
-
-  def get_dev_examples(self, data_dir):
-    """See base class."""
-    return self._records("eval_records") or self.text.get_dev_examples(
-        data_dir)
-
-  def get_test_examples(self, data_dir):
-    """See base class."""
-    return self._records("predict_records") or self.text.get_test_examples(
-        data_dir)
-
-  def get_labels(self):
-    """See base class."""
-    return list(self._labels)
-
-  def label_map(self):
-    """See `CustomProcessor.label_map`."""
-    return {"kind": "regression" if self.is_regression else "classification",
-            "labels": self.get_labels(),
-            "columns": {"text_a": None, "text_b": None, "label": None}}
-
-  def _records(self, flag):
-    """The RecordSet of a flag; None where it is not set."""
-    value = getattr(self._args, flag)
-    return value and finetuning_helpers.RecordSet(
-        flag, value, self._features_of,
-        {} if self.is_regression else {"label_ids": len(self._labels)},
-        floats=("label_ids",) if self.is_regression else ())
-
-  def _features_of(self, stored):
-    """What is read of a record; see RecordSet."""
-    # Model Garden's numbers may be whole ones.
-    is_float = self.is_regression and stored.get("label_ids") != "int64_list"
-    features = _record_features(self._args.max_seq_length, is_float)
-    if "weight" in stored or (stored and self._has_sample_weights):
-      features["weight"] = tf.io.FixedLenFeature([], tf.float32)
-    return features
-
-
-# Which records may take the place of a step's text.
-_RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
-                     "do_predict": "predict_records"}
-
-
-def reads_text(args):
-  """Whether a step that the flags ask for, or none does, reads text."""
-  asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
-  if args.do_train and args.eval_every_steps:
-    asked.append("do_eval")
-  if not asked:
-    return not args.do_export
-  return any(getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
-
-
-_TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
-
-
-def _needs_data_dir(args):
-  """Whether text is read from the folder of a task."""
-  return reads_text(args) and not any(
-      getattr(args, flag) for flag in _TEXT_FLAGS)
-
-
-def _needs_task(args):
-  """Whether there is nothing but --task_name to tell the task by."""
-  return args.use_tfds is None and (
-      args.meta_data_file is None or reads_text(args))
-
-
-# Flags that upstream requires: when they still are, and what else will do.
-REQUIRED_WHERE = {
-    "data_dir": (_needs_data_dir, _TEXT_FLAGS + ("train_records",)),
-    "task_name": (_needs_task, ("use_tfds", "meta_data_file")),
-    "vocab_file": (reads_text, ("train_records",))}
-
-
 PROCESSORS = {
     "cola": ColaProcessor,
     "mnli": MnliProcessor,
@@ -653,435 +550,6 @@ PROCESSORS = {
 }
 
 
-# Task -> GLUE's name for the file of its test set.
-_SUBMISSIONS = {
-    "cola": "CoLA.tsv", "sst2": "SST-2.tsv", "mrpc": "MRPC.tsv",
-    "stsb": "STS-B.tsv", "qqp": "QQP.tsv", "mnli": "MNLI-m.tsv",
-    "mnli_mismatched": "MNLI-mm.tsv", "qnli": "QNLI.tsv", "rte": "RTE.tsv",
-    "wnli": "WNLI.tsv", "ax": "AX.tsv", "custom": "submission.tsv"}
-
-# Beside the checkpoints: what the outputs of a model mean.
-_LABEL_MAP = "label_map.json"
-
-# Classes of GLUE's data sets in TFDS that GLUE's own files write as digits.
-_GLUE_DIGITS = {
-    "unacceptable": "0", "acceptable": "1", "negative": "0", "positive": "1",
-    "not_equivalent": "0", "equivalent": "1", "not_duplicate": "0",
-    "duplicate": "1", "not_entailment": "0", "entailment": "1"}
-
-
-_TABLE_FLAGS = ("train_file", "dev_file", "test_file", "text_a", "text_b",
-                "label", "labels", "regression", "has_header")
-
-
-class CustomProcessor(DataProcessor):
-  """A task of someone's own files. Not in upstream.
-
-  Attributes:
-    columns: dict, which columns hold texts and label, see
-      `table_helpers.choose_columns`; None before a set was read.
-  """
-
-  def __init__(self, args, label_map=None):
-    """Takes the flags.
-
-    Args:
-      args: the parsed flags (train_file, dev_file, test_file and those of the
-        columns and labels).
-      label_map: dict, that of the model that goes on or is evaluated, see
-        `read_label_map`.
-
-    Raises:
-      ValueError: flags contradict each other or the label map.
-    """
-    self.columns = None
-    self._args = args
-    self._files = {"train": args.train_file, "dev": args.dev_file,
-                   "test": args.test_file}
-    self.is_regression = args.regression
-    self._labels = args.labels
-    if args.labels is not None:
-      _check_label_list(args)
-    self._given = {"text_a": args.text_a, "text_b": args.text_b,
-                   "label": args.label}
-    if label_map is not None:
-      self._take(label_map)
-
-  def _take(self, label_map):
-    """Goes by what the model was trained with, where no flag says it."""
-    args = self._args
-    where = os.path.join(args.output_dir, _LABEL_MAP)
-    is_regression = label_map["kind"] == "regression"
-    if args.regression and not is_regression:
-      raise ValueError(f"--regression: {where} says that the model was trained "
-                       f"to classify.")
-    if args.labels is not None and args.labels != label_map["labels"]:
-      raise ValueError(
-          f"--labels={','.join(args.labels)}: the model was trained with "
-          f"{','.join(label_map['labels']) or 'numbers'}, says {where}. Leave "
-          f"--labels out.")
-    self.is_regression = is_regression
-    self._labels = label_map["labels"]
-    columns = label_map["columns"]
-    if args.text_a is None and args.text_b is None:
-      self._given.update(text_a=columns["text_a"], text_b=columns["text_b"])
-    if args.label is None:
-      self._given.update(label=columns["label"])
-    logging.info("Labels: %s (%s).",
-                 ", ".join(self._labels) or "numbers", where)
-
-  def get_train_examples(self, data_dir):
-    """See base class; `data_dir` is not used."""
-    examples = self._examples("train")
-    if not self.is_regression and self._labels is None:
-      self._labels = _found_labels(examples)
-    return examples
-
-  def get_dev_examples(self, data_dir):
-    """See base class; `data_dir` is not used."""
-    return self._examples("dev")
-
-  def get_test_examples(self, data_dir):
-    """See base class; `data_dir` is not used."""
-    return self._examples("test")
-
-  def get_labels(self):
-    """See base class."""
-    if self._labels is None and not self.is_regression:
-      if not self._has_train():
-        raise ValueError(
-            f"Which labels are there? --output_dir={self._args.output_dir} has "
-            f"no {_LABEL_MAP}: pass --labels, or the --train_file.")
-      self.get_train_examples(None)
-    return list(self._labels or [])
-
-  def _has_train(self):
-    return self._files["train"] is not None
-
-  def _read(self, name):
-    """Reads the Table of a set ("train", "dev" or "test")."""
-    path = self._files[name]
-    if path is None:
-      raise ValueError(self._lacks(name))
-    if name == "test":
-      self.get_labels()  # The training set tells the columns, if it is read.
-    return table_helpers.read_table(
-        path, self._args.has_header,
-        [column for column in self._given.values() if column is not None])
-
-  def _lacks(self, split):
-    flag = {"train": "do_train", "dev": "do_eval", "test": "do_predict"}[split]
-    return f"--{flag} needs --{split}_file, the {split} set."
-
-  def _examples(self, name):
-    """Makes the examples of a set."""
-    return self._examples_of(self._read(name), name)
-
-  def _examples_of(self, table, name):
-    """Makes the examples of a table; `name` is the set it is used as."""
-    given, is_test = dict(self._given), name == "test"
-    if given["label"] is not None and table.find(given["label"]) is None:
-      if not is_test:
-        table_helpers.column_place(
-            table, given["label"], "the labels; only a test set needs none")
-      given["label"] = None
-    columns = table_helpers.choose_columns(table, **given)
-    if columns["label"] is None and not is_test:
-      raise ValueError(
-          f"{table.path}: which column is the label? There are "
-          f"{table.columns()}: say it with --label. Only a test set needs "
-          f"none.")
-    table_helpers.log_columns(table, columns)
-    self._notice(table, columns)
-    if self.columns is None:
-      self.columns = self._given = columns
-    unknown = [*self.get_labels(), "0"][0] if is_test else None
-    places = {role: None if column is None else table.find(column)
-              for role, column in columns.items()}
-    examples = []
-    for index in range(len(table.rows)):
-      text_a, text_b = (
-          self._value(table, index, places[role], columns[role])
-          for role in ("text_a", "text_b"))
-      label = unknown if is_test else self._label(self._value(
-          table, index, places["label"], columns["label"]))
-      source = table.place(index)
-      examples.append(
-          InputExample(f"{name}-{source[1]}", text_a, text_b, label, source))
-    empty = [example for example in examples if not example.text_a.strip()]
-    if empty:
-      logging.warning("%s: %d of %d rows have no text; the first one is %s.",
-                      table.path, len(empty), len(examples), _place(empty[0]))
-    if not is_test and self._labels is None and not self.is_regression:
-      self._check_first(table, [example.label for example in examples])
-    return examples
-
-  def _notice(self, table, columns):
-    """For classes that know more of the label than its column."""
-
-  def _label(self, value):
-    """Name of a label from what stands in the table."""
-    return value.strip()
-
-  def _value(self, table, index, place, column):
-    """A value of a row; None where there is no such column."""
-    if place is None:
-      return None
-    value = table.rows[index][place]
-    if value is None:
-      raise ValueError("{}:{}: no value in column {!r}.".format(
-          *table.place(index), column))
-    return tokenization.convert_to_unicode(value)
-
-  def _check_first(self, table, labels):
-    """Refuses a first row that may as well be a header."""
-    if (self._args.has_header == "auto" and table.names is None and
-        labels.count(labels[0]) == 1 and len(labels) > 1):
-      raise ValueError(
-          "{}:{}: is this a row or a header? No other row has the label "
-          "{!r}. Say it with --has_header=no or --has_header=yes.".format(
-              *table.place(0), labels[0]))
-
-  def label_map(self):
-    """What has to be known of a model besides its checkpoint (dict).
-
-    See `read_label_map`.
-    """
-    return {"kind": "regression" if self.is_regression else "classification",
-            "labels": self.get_labels(), "columns": self.columns}
-
-
-class TfdsProcessor(CustomProcessor):
-  """A task whose data are in TensorFlow Datasets. Not in upstream."""
-
-  # Where the sets are; the first counts that is there.
-  _splits = {"train": ("train",), "dev": ("validation", "validation_matched"),
-             "test": ("test", "test_matched")}
-  _mismatched = {"dev": "validation_mismatched", "test": "test_mismatched"}
-
-  def __init__(self, args, label_map=None, glue=None):
-    """Finds the data set.
-
-    Args:
-      args: the parsed flags.
-      label_map: see `CustomProcessor`.
-      glue: DataProcessor of the task where it is one of GLUE's, else None.
-
-    Raises:
-      ValueError: the data set isn't there, or see `CustomProcessor`.
-    """
-    super().__init__(args, label_map)
-    self._dataset = tfds_helpers.PreparedDataset(args.use_tfds, args.tfds_dir)
-    self._glue = glue
-    if glue is None:
-      return
-    if label_map is not None and label_map["labels"] != glue.get_labels():
-      raise ValueError(
-          f"--use_tfds={args.use_tfds}: the model in --output_dir="
-          f"{args.output_dir} was trained with other labels: "
-          f"{', '.join(label_map['labels']) or 'numbers'}.")
-    self.is_regression = glue.is_regression
-    self._labels = glue.get_labels()
-    self._given = dict.fromkeys(self._given)  # TFDS says how they are called.
-
-  def mismatched_examples(self, name):
-    """MNLI: the examples of a mismatched set; None if there is none.
-
-    Args:
-      name: string, "dev" or "test".
-    """
-    split = self._mismatched[name]
-    if split not in self._dataset.splits:
-      return None
-    return self._examples_of(self._dataset.table(split), name)
-
-  def _has_train(self):
-    return "train" in self._dataset.splits
-
-  def _read(self, name):
-    for split in self._splits[name]:
-      if split in self._dataset.splits:
-        return self._dataset.table(split)
-    if name == "dev" and "test" in self._dataset.splits and not self._glue:
-      logging.warning("%s has no validation split: the test split is "
-                      "evaluated. Choose no model by its scores.",
-                      self._dataset.name)
-      return self._dataset.table("test")
-    raise ValueError(
-        f"--use_tfds={self._dataset.name} has no split "
-        f"{self._splits[name][0]}; it has {', '.join(self._dataset.splits)}.")
-
-  def _notice(self, table, columns):
-    """Takes the classes from the data set."""
-    label = columns["label"]
-    if self._labels is None and label is not None:
-      self._labels = self._dataset.class_names(label)
-      if self._labels is None and self._dataset.is_fraction(label):
-        self.is_regression = True
-
-  def _label(self, value):
-    """Name of a class, for a task of GLUE that which its own files have."""
-    if self._glue and value not in self._labels:
-      return _GLUE_DIGITS.get(value, value)
-    return value
-
-
-def _check_label_list(args):
-  """Refuses --labels that are no list of classes."""
-  text = ",".join(args.labels)
-  if args.regression:
-    raise ValueError(f"--labels={text}: with --regression the labels are "
-                     f"numbers, leave out one of the two.")
-  if len(set(args.labels)) != len(args.labels) or not all(args.labels):
-    raise ValueError(f"--labels={text}: each label has to stand there once.")
-  if len(args.labels) < 2:
-    raise ValueError(f"--labels={text}: there have to be two labels at least.")
-
-
-def _found_labels(examples):
-  """The labels of a training set, sorted; numbers as numbers.
-
-  Raises:
-    ValueError: they don't look like classes.
-  """
-  counts = collections.Counter(example.label for example in examples)
-  path = examples[0].source[0]
-  if len(counts) < 2:
-    raise ValueError(f"{path}: every row has the label {examples[0].label!r}. "
-                     f"Is --label the right column?")
-  if len(counts) > max(len(examples) // 2, 2):
-    raise ValueError(
-        f"{path}: {len(counts)} different labels in {len(examples)} rows "
-        f"({', '.join(map(repr, list(counts)[:3]))} ...). Is --label the right "
-        f"column? If they are numbers to be met, pass --regression; if they "
-        f"are classes, list them with --labels.")
-  try:
-    labels = sorted(counts, key=lambda label: (float(label), label))
-    if any(float(label) % 1 for label in labels):
-      logging.warning("%s: the labels are fractions and taken as classes; with "
-                      "--regression they are numbers.", path)
-  except ValueError:
-    labels = sorted(counts)
-  logging.info("Labels: %s.", ", ".join(
-      f"{label} ({counts[label]})" for label in labels))
-  return labels
-
-
-def read_label_map(output_dir):
-  """Reads what the outputs of a trained model mean.
-
-  Training writes it for --task_name=custom and --use_tfds; for the other tasks
-  the processor knows.
-
-  Args:
-    output_dir: string.
-
-  Returns:
-    Dict: "task", its canonical name; "kind", "classification" or "regression";
-    "labels", names in the order of the outputs, none for regression; "columns",
-    dict from "text_a", "text_b" and "label" to a name, a number or None. None
-    without such a file.
-
-  Raises:
-    ValueError: the file is broken.
-  """
-  path = os.path.join(output_dir, _LABEL_MAP)
-  if not tf.io.gfile.exists(path):
-    return None
-  with tf.io.gfile.GFile(path, "r") as reader:
-    text = reader.read()
-  try:
-    label_map = json.loads(text)
-    kind, labels = label_map["kind"], label_map["labels"]
-    is_whole = (kind in ("classification", "regression") and
-                (len(labels) > 1) == (kind == "classification") and
-                all(isinstance(label, str) for label in labels) and
-                set(label_map["columns"]) == {"text_a", "text_b", "label"})
-  except (ValueError, TypeError, KeyError):
-    is_whole = False
-  if not is_whole:
-    raise ValueError(f"{path} is damaged: remove it, and pass --labels (or "
-                     f"--regression) to evaluate and predict.")
-  return label_map
-
-
-def _saved_label_map(args):
-  """The label map of the model that goes on or is evaluated, of rank 0."""
-  label_map = None
-  if horovod_helpers.is_chief() and (
-      not args.do_train or tf.train.latest_checkpoint(args.output_dir)):
-    label_map = read_label_map(args.output_dir)
-  horovod_helpers.barrier()
-  return horovod_helpers.gather(label_map)[0]
-
-
-def _find_task(args):
-  """Finds the task that the flags name.
-
-  Returns:
-    (canonical name, function of the label map that returns the DataProcessor).
-    Data of no task of GLUE are called "custom".
-
-  Raises:
-    ValueError: unknown name, or flags that don't go together.
-  """
-  task = args.task_name and _canonical(args.task_name)
-  if args.use_tfds:
-    name, _, config = args.use_tfds.partition(":")[0].partition("/")
-    if name == "glue":
-      return _find_glue_in_tfds(args, task, config)
-    if task not in (None, "custom"):
-      raise ValueError(
-          f"--task_name={args.task_name}: --use_tfds={args.use_tfds} is not of "
-          f"this task. Leave --task_name out.")
-    _refuse_flags(args, ("train_file", "dev_file", "test_file", "has_header"),
-                  f"--use_tfds={args.use_tfds}")
-    return "custom", lambda label_map: TfdsProcessor(args, label_map)
-  if task == "custom":
-    _refuse_flags(args, ("tfds_dir",), "--task_name=custom")
-    return "custom", lambda label_map: CustomProcessor(args, label_map)
-  if task is None:
-    raise ValueError("--task_name has to be given.")
-  task, processor = find_processor(args.task_name)
-  _refuse_flags(args, _TABLE_FLAGS + ("tfds_dir",),
-                f"--task_name={args.task_name}")
-  if args.data_dir is None and reads_text(args):
-    raise ValueError(f"--task_name={args.task_name} needs --data_dir, the "
-                     f"folder of the task's .tsv files.")
-  return task, lambda label_map: processor
-
-
-def _find_glue_in_tfds(args, task, config):
-  """See `_find_task`; `config` is what follows "glue/"."""
-  configs = [name for name in PROCESSORS if name != "xnli"]
-  if config not in configs:
-    raise ValueError(f"--use_tfds={args.use_tfds}: one of "
-                     f"{', '.join(f'glue/{name}' for name in configs)} is "
-                     f"expected.")
-  if task not in (None, config):
-    raise ValueError(f"--task_name={args.task_name} and --use_tfds="
-                     f"{args.use_tfds} are different tasks. Leave --task_name "
-                     f"out.")
-  _refuse_flags(args, _TABLE_FLAGS, f"--use_tfds={args.use_tfds}")
-  return config, lambda label_map: TfdsProcessor(
-      args, label_map, PROCESSORS[config]())
-
-
-def _refuse_flags(args, names, what):
-  """Refuses flags that mean nothing together with `what`."""
-  given = [f"--{name}" for name in names if args[name].value !=
-           args[name].default]
-  if given:
-    raise ValueError(f"{', '.join(given)}: not used with {what}. Own files are "
-                     f"--task_name=custom; leave out what doesn't belong.")
-
-
-def _canonical(task_name):
-  """Name of a task as PROCESSORS has it, if it is one."""
-  task = task_name.lower().replace("-", "").replace("_", "")
-  return {"diagnostic": "ax"}.get(task, task)
-
-
 def find_processor(task_name, flag="task_name"):
   """Finds a task by its name in upstream's or GLUE's spelling.
 
@@ -1095,119 +563,12 @@ def find_processor(task_name, flag="task_name"):
   Raises:
     ValueError: unknown name.
   """
-  task = _canonical(task_name)
+  task = task_helpers.canonical(task_name)
   if task not in PROCESSORS:
     raise ValueError(f"--{flag}={task_name}: unknown task; known are "
                      f"{', '.join(sorted(PROCESSORS))}, and custom for files "
                      f"of your own.")
   return task, PROCESSORS[task]()
-
-
-def _find_data(args):
-  """The task of the flags, and who reads its sets.
-
-  Returns:
-    (task, function of the label map that returns the DataProcessor), as
-    `_find_task`. With record files the task is that of the meta data if
-    --task_name is not set, and may be unknown.
-
-  Raises:
-    ValueError: unknown task, or meta data that don't fit the flags.
-  """
-  records = [flag for flag in _RECORDS_OF_STEPS.values() if getattr(args, flag)]
-  if not records:
-    if args.meta_data_file:
-      raise ValueError(
-          f"--meta_data_file={args.meta_data_file} is of records, and there "
-          f"are none: pass --train_records, --eval_records or "
-          f"--predict_records.")
-    return _find_task(args)
-  task = make_processor = meta_data = None
-  if args.task_name or args.use_tfds:
-    task, make_processor = _find_task(args)
-  if args.meta_data_file:
-    meta_data = finetuning_helpers.read_meta_data(
-        args.meta_data_file, ("bert_classification", "bert_regression"))
-    finetuning_helpers.take_flags(
-        args, meta_data, ("max_seq_length",), must_agree=("max_seq_length",))
-    if task is None:
-      task, make_processor = _task_of_records(meta_data)
-  return task, lambda label_map: _record_processor(
-      args, make_processor and make_processor(label_map), meta_data)
-
-
-def _record_processor(args, processor, meta_data):
-  """The RecordProcessor of the flags.
-
-  Args:
-    args: the parsed flags.
-    processor: DataProcessor of the task, or None.
-    meta_data: dict, or None.
-  """
-  if meta_data is None:
-    return RecordProcessor(
-        args, processor, processor.get_labels(), processor.is_regression, False)
-  num_labels = meta_data.get("num_labels", 0)
-  if processor is None:
-    labels = [str(number) for number in range(num_labels)]
-  else:
-    labels = processor.get_labels()
-    if len(labels) != num_labels:
-      raise ValueError(
-          f"--task_name={args.task_name} has {_in_words(len(labels))}, the "
-          f"records of --meta_data_file={args.meta_data_file} have "
-          f"{_in_words(num_labels)}. Leave --task_name out, or name the task "
-          f"that they were made for.")
-  return RecordProcessor(
-      args, processor, labels, meta_data["task_type"] == "bert_regression",
-      bool(meta_data.get("has_sample_weights")))
-
-
-def _task_of_records(meta_data):
-  """The task that records were made for, and, if it is known, who reads it."""
-  name = str(meta_data.get("processor_type", "records"))
-  try:
-    task, processor = find_processor(name)
-    if len(processor.get_labels()) == meta_data.get("num_labels", 0):
-      return task, lambda label_map: processor
-  except ValueError:
-    pass  # Model Garden has other tasks.
-  return name.lower(), None
-
-
-def _in_words(num_labels):
-  return f"{num_labels} labels" if num_labels else "numbers as labels"
-
-
-def check_labels(examples, label_list):
-  """Refuses an example whose label the task doesn't have.
-
-  Args:
-    examples: list of InputExample.
-    label_list: list of label names; an empty one means numbers.
-
-  Raises:
-    ValueError: names file, line and label.
-  """
-  for example in examples:
-    if not label_list:
-      try:
-        if np.isfinite(float(example.label)):
-          continue
-      except ValueError:
-        pass
-      expected = "a number"
-    elif example.label in label_list:
-      continue
-    else:
-      expected = f"one of {', '.join(label_list)}"
-    raise ValueError(
-        f"{_place(example)}: label {example.label!r}, expected {expected}.")
-
-
-def _place(example):
-  """file:line of an example, or its id where that is not known."""
-  return "{}:{}".format(*example.source) if example.source else example.guid
 
 
 def convert_single_example(ex_index, example, label_list, max_seq_length,
@@ -1264,7 +625,7 @@ def _features(ex_index, example, label_list, max_seq_length, tokenizer,
   padding = [0] * (max_seq_length - len(tokens))
   if label_list:
     if example.label not in label_list:
-      check_labels([example], label_list)
+      label_helpers.check_labels([example], label_list)
     label_id = label_list.index(example.label)
   else:
     label_id = float(example.label)
@@ -1386,7 +747,8 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
 
   Source: upstream symbol; see CHANGES.
   """
-  name_to_features = _record_features(seq_length, is_regression)
+  name_to_features = finetuning_helpers.classifier_features(
+      seq_length, is_regression)
   if has_windows:  # As many as the text with the most of the batch has.
     name_to_features.update(dict.fromkeys(
         finetuning_helpers.sequence_features(seq_length),
@@ -1399,16 +761,6 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
         input_file, name_to_features, params, is_training, drop_remainder)
 
   return input_fn
-
-
-def _record_features(seq_length, is_regression):
-  """The features of a record: name -> tf.io.FixedLenFeature."""
-  return {
-      **finetuning_helpers.sequence_features(seq_length),
-      "label_ids": tf.io.FixedLenFeature(
-          [], tf.float32 if is_regression else tf.int64),
-      # Not all of Model Garden's records say so.
-      "is_real_example": tf.io.FixedLenFeature([], tf.int64, 1)}
 
 
 def _truncate_seq_pair(tokens_a, tokens_b, max_length):
@@ -1803,25 +1155,27 @@ def run_task(args, make_model):
                               args.fp16_allreduce, args.bf16_config_path)
   if args.use_xla:
     xla_helpers.allow_cpu()
-  task, make_processor = _find_data(args)
+  task, make_processor = task_helpers.TaskFinder(
+      args, PROCESSORS, find_processor, InputExample).find()
   _check_flags(args, task)
   model = make_model(args)
   script_helpers.check_output_dir(args.output_dir)
   export_helpers.check(args)
 
   tokenizer = model.tokenizer()
-  processor = make_processor(_saved_label_map(args))
+  processor = make_processor(label_helpers.saved_label_map(args))
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   score_names = _score_names(task, processor)
   evaluation_helpers.check_flags(args, score_names)
   for examples in (train_examples, *dev_sets.values(), *test_sets.values()):
-    if _is_record_set(examples):
+    if finetuning_helpers.is_record_set(examples):
       _check_record_flags(args, examples)
       examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
   num_labels = 1 if processor.is_regression else len(label_list)
   options = option_helpers.from_flags(args)._replace(
-      class_weights=_class_weights(args, label_list, train_examples))
+      class_weights=label_helpers.class_weights(
+          args, label_list, train_examples))
   model.check_checkpoints(num_labels)
 
   num_train_steps = num_warmup_steps = None
@@ -1843,7 +1197,7 @@ def run_task(args, make_model):
   if horovod_helpers.is_chief() and evaluation_helpers.is_wanted(args):
     scorer = _scorer(args, model_fn, task, dev_sets, label_list, tokenizer)
   if args.do_train:
-    _write_label_map(args, task, processor)
+    label_helpers.write_label_map(args, task, processor)
     _train(args, estimator, train_examples, label_list, tokenizer,
            num_train_steps,
            evaluation_helpers.within_training(args, score_names, scorer))
@@ -1871,7 +1225,7 @@ def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
       is_training = mode == modes.TRAIN
       if examples is None:
         continue
-      if _is_record_set(examples):
+      if finetuning_helpers.is_record_set(examples):
         input_fn = examples.input_fn(args, is_training)
       else:
         path = os.path.join(folder, f"{mode}.tf_record")
@@ -1883,15 +1237,6 @@ def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
             not label_list, bool(args.doc_stride))
       parts.append((mode, model_fn, input_fn, batch_size))
     trial_helpers.try_out(args, parts)
-
-
-def _write_label_map(args, task, processor):
-  """Rank 0 writes what `read_label_map` reads."""
-  if horovod_helpers.is_chief() and hasattr(processor, "label_map"):
-    script_helpers.write_text(
-        os.path.join(args.output_dir, _LABEL_MAP),
-        json.dumps({"task": task, **processor.label_map()}, indent=2,
-                   ensure_ascii=False) + "\n")
 
 
 def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
@@ -1911,13 +1256,9 @@ def _check_ranks_agree(args, files, train_examples, dev_sets, test_sets,
          for what, examples in compared.items()}})
 
 
-def _is_record_set(examples):
-  return isinstance(examples, finetuning_helpers.RecordSet)
-
-
 def _fingerprint(examples):
   """Number and checksum of examples (string); None counts as no examples."""
-  if _is_record_set(examples):
+  if finetuning_helpers.is_record_set(examples):
     return examples.content()
   content = "\0".join(f"{x.guid}\0{x.text_a}\0{x.text_b}\0{x.label}"
                       for x in examples or [])
@@ -1947,13 +1288,7 @@ def _check_flags(args, task):
   if args.dropout_before_logits == 1.0:
     raise ValueError("--dropout_before_logits=1.0 would drop all: it has to "
                      "be below 1.")
-  if args.write_submission:
-    if not args.do_predict:
-      raise ValueError("--write_submission writes predictions: pass "
-                       "--do_predict too.")
-    if task not in _SUBMISSIONS:
-      raise ValueError(f"--write_submission: GLUE has no task "
-                       f"{args.task_name}.")
+  result_helpers.check_flags(args, task)
   if not 0 <= args.label_smoothing < 1:
     raise ValueError(f"--label_smoothing={args.label_smoothing} has to be 0 or "
                      f"more and below 1.")
@@ -1973,57 +1308,6 @@ def _check_record_flags(args, records):
     raise ValueError(
         f"--doc_stride={args.doc_stride} splits texts, and ready records are "
         f"cut already: leave it out, or give the text.")
-
-
-def _class_weights(args, label_list, train_examples):
-  """What --class_weights says.
-
-  "balanced" is scikit-learn's: examples / (labels * examples of the label).
-
-  Args:
-    args: the parsed flags.
-    label_list: list of string, empty for a regression task.
-    train_examples: list of InputExample, None without a training.
-
-  Returns:
-    Tuple of float in the order of the labels, or None.
-
-  Raises:
-    ValueError: they don't fit the task.
-  """
-  flag = f"--class_weights={args.class_weights}"
-  if not label_list:
-    for name, value in (("class_weights", args.class_weights),
-                        ("label_smoothing", args.label_smoothing)):
-      if value:
-        raise ValueError(f"--{name}={value}: a regression task has no classes; "
-                         f"leave it out.")
-  if args.class_weights is None:
-    return None
-  if args.class_weights == "balanced":
-    if train_examples is None:
-      return None
-    counts = collections.Counter(
-        (label_list[number] for number in train_examples.columns["label_ids"])
-        if _is_record_set(train_examples) else
-        (example.label for example in train_examples))
-    missing = [label for label in label_list if not counts[label]]
-    if missing:
-      raise ValueError(f"{flag}: no training example has label {missing[0]!r}. "
-                       f"Give numbers instead.")
-    return tuple(len(train_examples) / (len(label_list) * counts[label])
-                 for label in label_list)
-  try:
-    weights = tuple(float(number) for number in args.class_weights.split(","))
-  except ValueError:
-    weights = ()
-  if (len(weights) != len(label_list) or not any(weights) or
-      not all(0 <= weight < math.inf for weight in weights)):
-    raise ValueError(
-        f"{flag}: expected balanced or {len(label_list)} numbers, 0 or more "
-        f"and not all 0, with commas between: those of labels "
-        f"{', '.join(label_list)}.")
-  return weights
 
 
 def _read_examples(args, task, processor):
@@ -2061,8 +1345,8 @@ def _read_examples(args, task, processor):
           f"--{flag}: the file of task {task} in --data_dir={args.data_dir} "
           f"holds no example.")
   for examples in [train_examples or []] + list(dev_sets.values()):
-    if not _is_record_set(examples):
-      check_labels(examples, processor.get_labels())
+    if not finetuning_helpers.is_record_set(examples):
+      label_helpers.check_labels(examples, processor.get_labels())
   if args.doc_stride:
     window_helpers.check_stride(args, has_pairs=any(
         example.text_b for examples in (
@@ -2074,7 +1358,7 @@ def _read_examples(args, task, processor):
 def _mismatched_examples(args, processor, name):
   """MNLI's mismatched examples; None where the data lack them."""
   processor = getattr(processor, "text", processor)
-  if isinstance(processor, TfdsProcessor):
+  if isinstance(processor, processor_helpers.TfdsProcessor):
     return processor.mismatched_examples(name)
   processor = MnliMismatchedProcessor()
   if not tf.io.gfile.exists(
@@ -2095,7 +1379,7 @@ def _train(args, estimator, train_examples, label_list, tokenizer,
 
 def _train_input_fn(args, train_examples, label_list, tokenizer):
   """Converts this rank's part of the examples; returns the input_fn."""
-  if _is_record_set(train_examples):
+  if finetuning_helpers.is_record_set(train_examples):
     return train_examples.input_fn(args, is_training=True)
   train_file = os.path.join(args.output_dir, "train.tf_record")
   start, end = horovod_helpers.example_slice(len(train_examples))
@@ -2131,7 +1415,7 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
   Returns:
     The input_fn.
   """
-  if _is_record_set(examples):
+  if finetuning_helpers.is_record_set(examples):
     return examples.input_fn(args, is_training=False, is_alone=is_alone)
   missing = -len(examples) % batch_size if args.use_tpu else 0
   padded = examples + [PaddingInputExample() for _ in range(missing)]
@@ -2244,55 +1528,9 @@ def _predict(args, estimator, task, test_sets, label_list, tokenizer):
         "\t".join(str(value) for value in row) + "\n" for row in rows))
     logging.info("Predictions: %s", path)
     if args.detailed_results:
-      _write_predictions(args, suffix, examples, rows, label_list)
+      result_helpers.write_predictions(args, suffix, examples, rows, label_list)
     if args.write_submission:
-      _write_submission(args, task + suffix, rows, label_list)
-
-
-def _write_submission(args, task_set, rows, label_list):
-  """The file that gluebenchmark.com takes: number of the row, prediction."""
-  if label_list:
-    values = [_named(label_list, row) for row in rows]
-  elif task_set == "stsb":
-    values = [f"{np.clip(row[0], 0, 5):.3f}" for row in rows]
-  else:
-    values = [str(row[0]) for row in rows]
-  path = os.path.join(args.output_dir, _SUBMISSIONS[task_set])
-  script_helpers.write_text(path, "index\tprediction\n" + "".join(
-      f"{index}\t{value}\n" for index, value in enumerate(values)))
-  logging.info("Submission: %s", path)
-
-
-def _named(label_list, probabilities):
-  """Name of the likeliest label."""
-  return table_helpers.one_line(label_list[int(np.argmax(probabilities))])
-
-
-def _write_predictions(args, suffix, examples, rows, label_list):
-  """predictions.tsv: row number, id, label, a probability per label, texts."""
-  if label_list:
-    header = ["label"] + [table_helpers.one_line(f"probability_{name}")
-                          for name in label_list]
-    values = [[_named(label_list, row)] + [str(p) for p in row]
-              for row in rows]
-  else:
-    header = ["value"]
-    values = [[str(row[0])] for row in rows]
-  if _is_record_set(examples):
-    ids, texts = map(str, examples.ids), [[] for _ in examples.ids]
-  else:
-    header += ["text_a", "text_b"]
-    ids = [example.guid for example in examples]
-    texts = [[table_helpers.one_line(text or "")
-              for text in (example.text_a, example.text_b)]
-             for example in examples]
-  lines = [["index", "id"] + header]
-  lines += [[str(index), guid, *row, *text] for index, (guid, row, text)
-            in enumerate(zip(ids, values, texts))]
-  path = os.path.join(args.output_dir, f"predictions{suffix}.tsv")
-  script_helpers.write_text(
-      path, "".join("\t".join(line) + "\n" for line in lines))
-  logging.info("Predictions with labels: %s", path)
+      result_helpers.write_submission(args, task + suffix, rows, label_list)
 
 
 def _export(args, model, task, label_list):
@@ -2316,4 +1554,4 @@ def _export(args, model, task, label_list):
 if __name__ == "__main__":
   init_classifier_flags()
   script_helpers.run(main, ["bert_config_file", "output_dir"],
-                     required_where=REQUIRED_WHERE)
+                     required_where=task_helpers.REQUIRED_WHERE)

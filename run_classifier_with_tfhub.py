@@ -22,6 +22,7 @@ from demo import hub_helpers
 from demo import layer_helpers
 from demo import option_helpers
 from demo import script_helpers
+from demo import task_helpers
 from demo import window_helpers
 import run_classifier
 import tokenization
@@ -233,5 +234,5 @@ if __name__ == "__main__":
   init_classifier_with_tfhub_flags()
   script_helpers.run(
       main, ["bert_hub_module_handle", "output_dir"], required_where={
-          name: run_classifier.REQUIRED_WHERE[name]
+          name: task_helpers.REQUIRED_WHERE[name]
           for name in ("data_dir", "task_name")})

@@ -22,6 +22,7 @@ from absl import logging
 import tensorflow as tf
 
 from demo import flag_helpers
+from demo import label_helpers
 from demo import record_helpers
 from demo import script_helpers
 import run_classifier
@@ -153,7 +154,7 @@ def _read(args, split, read, processor):
   if not examples:
     raise ValueError(f"--input_data_dir={args.input_data_dir}: the file of the "
                      f"{split} set holds no example.")
-  run_classifier.check_labels(examples, processor.get_labels())
+  label_helpers.check_labels(examples, processor.get_labels())
   return examples
 
 

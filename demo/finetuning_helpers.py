@@ -102,6 +102,16 @@ def sequence_features(seq_length):
           for name in _SEQUENCES}
 
 
+def classifier_features(seq_length, is_regression):
+  """What a record of run_classifier has: name -> tf.io.FixedLenFeature."""
+  return {
+      **sequence_features(seq_length),
+      "label_ids": tf.io.FixedLenFeature(
+          [], tf.float32 if is_regression else tf.int64),
+      # Not all of Model Garden's records say so.
+      "is_real_example": tf.io.FixedLenFeature([], tf.int64, 1)}
+
+
 class RecordSet(object):
   """Examples in record files that every rank sees, checked as a whole.
 
@@ -297,3 +307,77 @@ class RecordSet(object):
       if values.dtype == np.float32 and not np.all(np.isfinite(values)):
         raise ValueError(f"{files[0]}: {name} of its records has a value that "
                          f"is no number.")
+
+
+def is_record_set(examples):
+  """Whether examples are ready records, not a list of text."""
+  return isinstance(examples, RecordSet)
+
+
+class RecordProcessor(object):
+  """Sets in record files that flags name; other sets are text of a task.
+
+  Its methods are those of `run_classifier.DataProcessor`. Where flags name
+  record files, a set is a RecordSet instead of a list of examples.
+
+  Attributes:
+    text: processor of the other sets, or None.
+    is_regression: bool, whether labels are numbers instead of classes.
+  """
+
+  def __init__(self, args, processor, labels, is_regression,
+               has_sample_weights):
+    """Takes how the records were made.
+
+    Args:
+      args: the parsed flags.
+      processor: that of the sets that are text, or None.
+      labels: list of label names.
+      is_regression: bool.
+      has_sample_weights: bool, the records have to have weights.
+    """
+    self._args, self.text = args, processor
+    self._labels, self.is_regression = labels, is_regression
+    self._has_sample_weights = has_sample_weights
+
+  def get_train_examples(self, data_dir):
+    """Returns the training examples; `data_dir` is for those of text."""
+    return self._records("train_records") or self.text.get_train_examples(
+        data_dir)
+
+  def get_dev_examples(self, data_dir):
+    """Returns the dev examples, likewise."""
+    return self._records("eval_records") or self.text.get_dev_examples(
+        data_dir)
+
+  def get_test_examples(self, data_dir):
+    """Returns the test examples, likewise."""
+    return self._records("predict_records") or self.text.get_test_examples(
+        data_dir)
+
+  def get_labels(self):
+    """Returns the label names; for a regression task there are none."""
+    return list(self._labels)
+
+  def label_map(self):
+    """What has to be known of the model, see `label_helpers.read_label_map`."""
+    return {"kind": "regression" if self.is_regression else "classification",
+            "labels": self.get_labels(),
+            "columns": {"text_a": None, "text_b": None, "label": None}}
+
+  def _records(self, flag):
+    """The RecordSet of a flag; None where it is not set."""
+    value = getattr(self._args, flag)
+    return value and RecordSet(
+        flag, value, self._features_of,
+        {} if self.is_regression else {"label_ids": len(self._labels)},
+        floats=("label_ids",) if self.is_regression else ())
+
+  def _features_of(self, stored):
+    """What is read of a record; see RecordSet."""
+    # Model Garden's numbers may be whole ones.
+    is_float = self.is_regression and stored.get("label_ids") != "int64_list"
+    features = classifier_features(self._args.max_seq_length, is_float)
+    if "weight" in stored or (stored and self._has_sample_weights):
+      features["weight"] = tf.io.FixedLenFeature([], tf.float32)
+    return features

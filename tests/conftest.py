@@ -1,5 +1,6 @@
 """Fixtures: a tiny model, tiny data sets, and a way to run the scripts."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # pylint: disable=wrong-import-position
+from absl import flags
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -293,6 +295,26 @@ def model_info(export_dir):
   """model_info.json of the only export of a folder."""
   (path,) = pathlib.Path(export_dir).iterdir()
   return json.loads((path / "assets" / "model_info.json").read_text())
+
+
+@contextlib.contextmanager
+def parsed(define, *argv):
+  """Defines and parses flags in this process, and takes them back.
+
+  Args:
+    define: function that defines a script's flags.
+    *argv: flags.
+  """
+  before = set(flags.FLAGS)
+  define()
+  defined = set(flags.FLAGS) - before
+  try:
+    flags.FLAGS(["script", *map(str, argv)])
+    yield flags.FLAGS
+  finally:
+    for name in defined:
+      delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
 
 
 def run_script(script, *flags, launcher=(), env=None, timeout=600):

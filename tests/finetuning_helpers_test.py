@@ -11,6 +11,7 @@ import tensorflow as tf
 from demo import finetuning_helpers
 from demo import option_helpers
 from demo import record_helpers
+from demo import task_helpers
 import run_classifier
 import run_squad
 
@@ -69,7 +70,7 @@ def record_set(value, args=None, flag="train_records", labels=("0", "1"),
   """The RecordSet that run_classifier makes of these files."""
   args = args or arguments()
   setattr(args, flag, str(value))
-  return run_classifier.RecordProcessor(
+  return finetuning_helpers.RecordProcessor(
       args, None, labels, not labels, weights)._records(flag)
 
 
@@ -87,6 +88,21 @@ def meta_data_file(folder, **values):
       "task_type": "bert_classification", "processor_type": "SST-2",
       "max_seq_length": LENGTH, "num_labels": 2, **values}))
   return str(folder / "meta")
+
+
+def find(args):
+  """(task, processor) of the flags."""
+  task, make_processor = task_helpers.TaskFinder(
+      args, run_classifier.PROCESSORS, run_classifier.find_processor,
+      run_classifier.InputExample).find()
+  return task, make_processor(None)
+
+
+def find_by_meta_data(folder, meta_data=None, **values):
+  """`find` of records with these meta data, and of these flags."""
+  return find(arguments(
+      **{"train_records": "x", "meta_data_file": meta_data_file(
+          folder, **(meta_data or {})), **values}))
 
 
 class RecordSetTest:
@@ -229,51 +245,15 @@ class RecordSetTest:
 
 class MetaDataTest:
 
-  def data(self, folder, meta_data=None, **values):
-    return self.found(arguments(
-        **{"train_records": "x", "meta_data_file": meta_data_file(
-            folder, **(meta_data or {})), **values}))
-
-  def found(self, args):
-    """(task, DataProcessor) of the flags."""
-    task, make_processor = run_classifier._find_data(args)
-    return task, make_processor(None)
-
-  def test_tells_the_task(self, tmp_path):
-    task, processor = self.data(
-        tmp_path, dict(processor_type="RTE", has_sample_weights=True))
-    assert task == "rte" and not processor.is_regression
-    assert processor.get_labels() == ["entailment", "not_entailment"]
-    assert processor._has_sample_weights
-    task, processor = self.data(
-        tmp_path, dict(processor_type="PAWS-X", num_labels=3))
-    assert (task, processor.get_labels()) == ("paws-x", ["0", "1", "2"])
-    task, processor = self.data(tmp_path, dict(
-        task_type="bert_regression", processor_type="STS-B", num_labels=0,
-        label_type="float"))
-    assert (task, processor.get_labels()) == ("stsb", [])
-    assert processor.is_regression
-
-  def test_task_name_wins_where_it_fits(self, tmp_path):
-    task, processor = self.data(tmp_path, task_name="MRPC")
-    assert (task, processor.get_labels()) == ("mrpc", ["0", "1"])
-    task, processor = self.found(arguments(
-        train_records="x", task_name="STS-B"))
-    assert task == "stsb" and processor.is_regression
-
   def test_sets_the_length(self, tmp_path):
     args = arguments(train_records="x", meta_data_file=meta_data_file(
         tmp_path, max_seq_length=77))
-    run_classifier._find_data(args)
+    find(args)
     assert args.max_seq_length == 77
 
   @pytest.mark.parametrize("meta_data, values, message", [
       ({}, dict(max_seq_length=8),
        "--max_seq_length=8, but the records were made with 4"),
-      ({}, dict(task_name="MNLI"), "--task_name=MNLI has 3 labels, the records "
-       "of --meta_data_file"),
-      ({}, dict(task_name="STS-B"), "has numbers as labels, the records"),
-      ({}, dict(train_records=""), "is of records, and there are none"),
       ({}, dict(meta_data_file="/nowhere/x"), "/nowhere/x can't be read"),
       (dict(task_type="bert_squad"), {},
        "of task_type 'bert_squad', this script takes bert_classification"),
@@ -282,7 +262,7 @@ class MetaDataTest:
   def test_what_does_not_fit_is_refused(
       self, meta_data, values, message, tmp_path):
     with pytest.raises(ValueError) as error:
-      self.data(tmp_path, meta_data, **values)
+      find_by_meta_data(tmp_path, meta_data, **values)
     assert message in str(error.value)
 
   @pytest.mark.parametrize("content, message", [

@@ -1,16 +1,15 @@
 """Tests of run_classifier.py: processors, features and records, the model."""
 
 import hashlib
-import types
 
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
-from sklearn.utils import class_weight
 import tensorflow as tf
 
+from demo import label_helpers
 from demo import option_helpers
 from demo import window_helpers
 import run_classifier
@@ -90,13 +89,13 @@ class ProcessorTest:
       (example,) = processor.get_train_examples(data_dir)
       assert (example.text_a, example.text_b, example.label) == train
       (dev,) = processor.get_dev_examples(data_dir)
-      run_classifier.check_labels([example, dev], processor.get_labels())
+      label_helpers.check_labels([example, dev], processor.get_labels())
     else:
       with pytest.raises(NotImplementedError, match="--do_train"):
         processor.get_train_examples(data_dir)
     (example,) = processor.get_test_examples(data_dir)
     assert (example.text_a, example.text_b) == test
-    run_classifier.check_labels([example], processor.get_labels())
+    label_helpers.check_labels([example], processor.get_labels())
 
   @pytest.mark.parametrize("task", ["cola", "sst2", "stsb", "qqp", "rte"])
   def test_test_file_with_labels_gives_the_same_texts(self, task, tmp_path):
@@ -151,25 +150,10 @@ class ProcessorTest:
       has_header = not (task == "CoLA" and name != "test")
       examples = read(str(folder))
       assert len(examples) == rows - has_header
-      run_classifier.check_labels(examples, processor.get_labels())
+      label_helpers.check_labels(examples, processor.get_labels())
       assert all(example.text_a for example in examples)
       counted += 1
     assert counted
-
-
-class CheckLabelsTest:
-
-  def test_unknown_label_is_named_with_its_line(self, tmp_path):
-    data_dir = write_files(tmp_path, {
-        "train.tsv": "sentence\tlabel\nfine\t1\ndull\tbad\n"})
-    examples = run_classifier.Sst2Processor().get_train_examples(data_dir)
-    with pytest.raises(ValueError, match=r"train.tsv:3: label 'bad'.* 0, 1"):
-      run_classifier.check_labels(examples, ["0", "1"])
-
-  @pytest.mark.parametrize("label", ["", "three", "nan", "inf"])
-  def test_regression_wants_a_finite_number(self, label):
-    with pytest.raises(ValueError, match="expected a number"):
-      run_classifier.check_labels(make_examples([("a", "b", label)]), [])
 
 
 class TruncateTest:
@@ -351,43 +335,6 @@ class CreateModelTest:
         config, True, labels=tf.constant([0, 1, 1]), num_labels=2,
         dropout_before_logits=rate))
     assert (first[2] != second[2]).any() == is_random
-
-
-
-class ClassWeightsTest:
-
-  def weights(self, value, labels=("a", "b", "c"), examples=None, smoothing=0):
-    args = types.SimpleNamespace(
-        class_weights=value, label_smoothing=smoothing)
-    return run_classifier._class_weights(args, list(labels), examples)
-
-  def test_numbers_in_label_order(self):
-    assert self.weights("1,2.5,0") == (1.0, 2.5, 0.0)
-    assert self.weights(None) is None
-
-  def test_balanced_is_scikit_learns(self):
-    labels = list("abbcccccba")
-    examples = make_examples([("x", None, label) for label in labels])
-    assert self.weights("balanced", examples=examples) == pytest.approx(
-        class_weight.compute_class_weight(
-            "balanced", classes=np.array(list("abc")), y=labels))
-    assert self.weights("balanced") is None  # Nothing is trained.
-    with pytest.raises(ValueError, match="no training example has label 'd'"):
-      self.weights("balanced", "abcd", examples)
-
-  @pytest.mark.parametrize("value", [
-      "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1,two,3", "0,0,0", "",
-      "Balanced"])
-  def test_others_are_refused(self, value):
-    with pytest.raises(ValueError, match=(
-        f"--class_weights={value}: expected balanced or 3 numbers.* a, b, c")):
-      self.weights(value)
-
-  def test_regression_has_no_classes(self):
-    for value, smoothing, flag in (("1", 0, "--class_weights=1"),
-                                   (None, 0.1, "--label_smoothing=0.1")):
-      with pytest.raises(ValueError, match=f"{flag}: a regression task"):
-        self.weights(value, (), smoothing=smoothing)
 
 
 class AddOutputLayerTest:

@@ -44,6 +44,16 @@ MAY_IMPORT = {
     "demo/finetuning_helpers.py": {
         "demo.horovod_helpers", "demo.prediction_helpers",
         "demo.record_helpers"},
+    "demo/label_helpers.py": {
+        "demo.finetuning_helpers", "demo.horovod_helpers",
+        "demo.script_helpers"},
+    "demo/processor_helpers.py": {
+        "demo.label_helpers", "demo.table_helpers", "demo.tfds_helpers"},
+    "demo/task_helpers.py": {
+        "demo.finetuning_helpers", "demo.processor_helpers"},
+    "demo/result_helpers.py": {
+        "demo.finetuning_helpers", "demo.script_helpers",
+        "demo.table_helpers"},
     "demo/window_helpers.py": set(),
     "demo/worker_helpers.py": {"demo.horovod_helpers"},
     "demo/checkpoint_helpers.py": {
