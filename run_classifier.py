@@ -1388,10 +1388,8 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   """
   name_to_features = _record_features(seq_length, is_regression)
   if has_windows:  # As many as the text with the most of the batch has.
-    name_to_features.update(dict.fromkeys(
-        finetuning_helpers.sequence_features(seq_length),
-        tf.io.FixedLenSequenceFeature(
-            [seq_length], tf.int64, allow_missing=True)))
+    name_to_features.update(window_helpers.sequence_features(
+        finetuning_helpers.sequence_features(seq_length), seq_length))
 
   def input_fn(params):
     """See the builder."""
@@ -1770,7 +1768,7 @@ class CheckpointModel(object):
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
 
-  def probabilities(self, num_labels, **inputs):
+  def outputs(self, num_labels, **inputs):
     """Builds the model for use; see `create_model`, without options.
 
     Args:
@@ -1778,12 +1776,12 @@ class CheckpointModel(object):
       **inputs: input_ids, input_mask, segment_ids and labels.
 
     Returns:
-      float32 [B, L].
+      (logits, probabilities): float32 [B, L] each.
     """
     return create_model(
         self._bert_config, False, num_labels=num_labels,
         use_one_hot_embeddings=False, is_regression=num_labels == 1,
-        **inputs)[-1]
+        **inputs)[-2:]
 
   def vocabulary(self):
     """Returns (vocab_file, do_lower_case): string and bool."""
@@ -2297,12 +2295,22 @@ def _write_predictions(args, suffix, examples, rows, label_list):
 
 def _export(args, model, task, label_list):
   """Writes a SavedModel of the task's model."""
+  logits = None
+
   def build(**inputs):
     """The model, which wants labels for the loss that it computes too."""
+    nonlocal logits
     labels = tf.zeros(tf.shape(inputs["input_ids"])[:1],
                       tf.int32 if label_list else tf.float32)
-    return {"probabilities": model.probabilities(
-        len(label_list) or 1, labels=labels, **inputs)}
+    logits, probabilities = model.outputs(
+        len(label_list) or 1, labels=labels, **inputs)
+    return {"probabilities": probabilities}
+
+  def pool_outputs(texts):
+    """What add_output_layer makes of the logits of windows."""
+    pooled = window_helpers.pool(logits, texts, args.window_pooling)
+    return {"probabilities":
+                tf.nn.softmax(pooled, axis=-1) if label_list else pooled}
 
   vocab_file, do_lower_case = model.vocabulary()
   export_helpers.export(
@@ -2310,7 +2318,8 @@ def _export(args, model, task, label_list):
           "task": task,
           "kind": "classification" if label_list else "regression",
           "labels": label_list, "do_lower_case": do_lower_case},
-      vocab_file, model.bert_config_file)
+      vocab_file, model.bert_config_file,
+      pool_outputs if args.doc_stride else None)
 
 
 if __name__ == "__main__":

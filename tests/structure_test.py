@@ -61,7 +61,7 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.script_helpers"},
+        "demo.script_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
