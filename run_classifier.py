@@ -18,6 +18,7 @@ import csv
 import json
 import math
 import os
+import re
 import tempfile
 import zlib
 
@@ -670,6 +671,11 @@ _GLUE_DIGITS = {
     "duplicate": "1", "not_entailment": "0", "entailment": "1"}
 
 
+# The order of TFDS's classes, where it isn't that of PROCESSORS.
+_TFDS_LABELS = dict.fromkeys(
+    ("mnli", "ax"), ("entailment", "neutral", "contradiction"))
+
+
 _TABLE_FLAGS = ("train_file", "dev_file", "test_file", "text_a", "text_b",
                 "label", "labels", "regression", "has_header")
 
@@ -875,11 +881,6 @@ class TfdsProcessor(CustomProcessor):
     self._glue = glue
     if glue is None:
       return
-    if label_map is not None and label_map["labels"] != glue.get_labels():
-      raise ValueError(
-          f"--use_tfds={args.use_tfds}: the model in --output_dir="
-          f"{args.output_dir} was trained with other labels: "
-          f"{', '.join(label_map['labels']) or 'numbers'}.")
     self.is_regression = glue.is_regression
     self._labels = glue.get_labels()
     self._given = dict.fromkeys(self._given)  # TFDS says how they are called.
@@ -1013,6 +1014,29 @@ def _saved_label_map(args):
     label_map = read_label_map(args.output_dir)
   horovod_helpers.barrier()
   return horovod_helpers.gather(label_map)[0]
+
+
+def _check_trained_labels(args, label_map, label_list):
+  """Refuses a model of other labels, or of the same in another order.
+
+  Args:
+    args: the parsed flags.
+    label_map: dict or None, see `_saved_label_map`.
+    label_list: list of string, the labels of the data.
+  """
+  if label_map is None or label_map["labels"] == label_list:
+    return
+  numbers = [str(number) for number in range(len(label_list))]
+  # Records of a task that isn't known have no names.
+  if numbers and numbers in (label_list, label_map["labels"]) and (
+      len(label_map["labels"]) == len(numbers)):
+    return
+  raise ValueError(
+      f"--output_dir={args.output_dir}: its model was trained with other "
+      f"labels, or in another order: "
+      f"{', '.join(label_map['labels']) or 'numbers'}; here they are "
+      f"{', '.join(label_list) or 'numbers'}. Name the data that it was "
+      f"trained for, or another --output_dir.")
 
 
 def _find_task(args):
@@ -1158,16 +1182,24 @@ def _record_processor(args, processor, meta_data):
           f"records of --meta_data_file={args.meta_data_file} have "
           f"{_in_words(num_labels)}. Leave --task_name out, or name the task "
           f"that they were made for.")
+    labels = _TFDS_LABELS.get(_task_of_tfds(meta_data), labels)
   return RecordProcessor(
       args, processor, labels, meta_data["task_type"] == "bert_regression",
       bool(meta_data.get("has_sample_weights")))
+
+
+def _task_of_tfds(meta_data):
+  """Task of GLUE that records were made of from TFDS; None for others."""
+  found = re.match(r"tfds_glue/([a-z0-9]+)",
+                   str(meta_data.get("processor_type")).lower())
+  return found and found[1]
 
 
 def _task_of_records(meta_data):
   """The task that records were made for, and, if it is known, who reads it."""
   name = str(meta_data.get("processor_type", "records"))
   try:
-    task, processor = find_processor(name)
+    task, processor = find_processor(_task_of_tfds(meta_data) or name)
     if len(processor.get_labels()) == meta_data.get("num_labels", 0):
       return task, lambda label_map: processor
   except ValueError:
@@ -1317,7 +1349,8 @@ def file_based_convert_examples_to_features(
     windows: window_helpers.Windows or None; with it a text has S values for
       each of its windows.
     more_features: function of an example's number from 0 and the example that
-      returns a dict name -> tf.train.Feature to add; None adds nothing.
+      returns a dict name -> tf.train.Feature to add, or to put in the place
+      of one; None adds nothing.
 
   Source: upstream symbol; see CHANGES.
   """
@@ -1361,7 +1394,8 @@ def _record(feature, is_regression, more):
       input_mask=ints(feature.input_mask),
       segment_ids=ints(feature.segment_ids),
       label_ids=label,
-      is_real_example=ints([int(feature.is_real_example)]), **more)
+      is_real_example=ints([int(feature.is_real_example)]))
+  by_name.update(more)
   return tf.train.Example(features=tf.train.Features(feature=by_name))
 
 
@@ -1808,7 +1842,8 @@ def run_task(args, make_model):
   export_helpers.check(args)
 
   tokenizer = model.tokenizer()
-  processor = make_processor(_saved_label_map(args))
+  label_map = _saved_label_map(args)
+  processor = make_processor(label_map)
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   score_names = _score_names(task, processor)
   evaluation_helpers.check_flags(args, score_names)
@@ -1817,6 +1852,7 @@ def run_task(args, make_model):
       _check_record_flags(args, examples)
       examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
+  _check_trained_labels(args, label_map, label_list)
   num_labels = 1 if processor.is_regression else len(label_list)
   options = option_helpers.from_flags(args)._replace(
       class_weights=_class_weights(args, label_list, train_examples))
