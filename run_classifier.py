@@ -678,7 +678,8 @@ def file_based_convert_examples_to_features(
     windows: window_helpers.Windows or None; with it a text has S values for
       each of its windows.
     more_features: function of an example's number from 0 and the example that
-      returns a dict name -> tf.train.Feature to add; None adds nothing.
+      returns a dict name -> tf.train.Feature to add, or to put in the place
+      of one; None adds nothing.
 
   Source: upstream symbol; see CHANGES.
   """
@@ -722,7 +723,8 @@ def _record(feature, is_regression, more):
       input_mask=ints(feature.input_mask),
       segment_ids=ints(feature.segment_ids),
       label_ids=label,
-      is_real_example=ints([int(feature.is_real_example)]), **more)
+      is_real_example=ints([int(feature.is_real_example)]))
+  by_name.update(more)
   return tf.train.Example(features=tf.train.Features(feature=by_name))
 
 
@@ -750,10 +752,8 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   name_to_features = finetuning_helpers.classifier_features(
       seq_length, is_regression)
   if has_windows:  # As many as the text with the most of the batch has.
-    name_to_features.update(dict.fromkeys(
-        finetuning_helpers.sequence_features(seq_length),
-        tf.io.FixedLenSequenceFeature(
-            [seq_length], tf.int64, allow_missing=True)))
+    name_to_features.update(window_helpers.sequence_features(
+        finetuning_helpers.sequence_features(seq_length), seq_length))
 
   def input_fn(params):
     """See the builder."""
@@ -1122,7 +1122,7 @@ class CheckpointModel(object):
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
 
-  def probabilities(self, num_labels, **inputs):
+  def outputs(self, num_labels, **inputs):
     """Builds the model for use; see `create_model`, without options.
 
     Args:
@@ -1130,12 +1130,12 @@ class CheckpointModel(object):
       **inputs: input_ids, input_mask, segment_ids and labels.
 
     Returns:
-      float32 [B, L].
+      (logits, probabilities): float32 [B, L] each.
     """
     return create_model(
         self._bert_config, False, num_labels=num_labels,
         use_one_hot_embeddings=False, is_regression=num_labels == 1,
-        **inputs)[-1]
+        **inputs)[-2:]
 
   def vocabulary(self):
     """Returns (vocab_file, do_lower_case): string and bool."""
@@ -1163,7 +1163,8 @@ def run_task(args, make_model):
   export_helpers.check(args)
 
   tokenizer = model.tokenizer()
-  processor = make_processor(label_helpers.saved_label_map(args))
+  label_map = label_helpers.saved_label_map(args)
+  processor = make_processor(label_map)
   train_examples, dev_sets, test_sets = _read_examples(args, task, processor)
   score_names = _score_names(task, processor)
   evaluation_helpers.check_flags(args, score_names)
@@ -1172,6 +1173,7 @@ def run_task(args, make_model):
       _check_record_flags(args, examples)
       examples.check_ids(model.vocab_size())
   label_list = processor.get_labels()
+  label_helpers.check_trained_labels(args, label_map, label_list)
   num_labels = 1 if processor.is_regression else len(label_list)
   options = option_helpers.from_flags(args)._replace(
       class_weights=label_helpers.class_weights(
@@ -1535,12 +1537,22 @@ def _predict(args, estimator, task, test_sets, label_list, tokenizer):
 
 def _export(args, model, task, label_list):
   """Writes a SavedModel of the task's model."""
+  logits = None
+
   def build(**inputs):
     """The model, which wants labels for the loss that it computes too."""
+    nonlocal logits
     labels = tf.zeros(tf.shape(inputs["input_ids"])[:1],
                       tf.int32 if label_list else tf.float32)
-    return {"probabilities": model.probabilities(
-        len(label_list) or 1, labels=labels, **inputs)}
+    logits, probabilities = model.outputs(
+        len(label_list) or 1, labels=labels, **inputs)
+    return {"probabilities": probabilities}
+
+  def pool_outputs(texts):
+    """What add_output_layer makes of the logits of windows."""
+    pooled = window_helpers.pool(logits, texts, args.window_pooling)
+    return {"probabilities":
+                tf.nn.softmax(pooled, axis=-1) if label_list else pooled}
 
   vocab_file, do_lower_case = model.vocabulary()
   export_helpers.export(
@@ -1548,7 +1560,8 @@ def _export(args, model, task, label_list):
           "task": task,
           "kind": "classification" if label_list else "regression",
           "labels": label_list, "do_lower_case": do_lower_case},
-      vocab_file, model.bert_config_file)
+      vocab_file, model.bert_config_file,
+      pool_outputs if args.doc_stride else None)
 
 
 if __name__ == "__main__":

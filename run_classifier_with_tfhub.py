@@ -211,11 +211,11 @@ class HubModel(object):
         dropout_before_logits=args.dropout_before_logits,
         is_regression=is_regression, options=options)
 
-  def probabilities(self, num_labels, **inputs):
+  def outputs(self, num_labels, **inputs):
     """See `run_classifier.CheckpointModel`."""
     return create_model(
         False, num_labels=num_labels, bert_hub_module_handle=self._path,
-        is_regression=num_labels == 1, **inputs)[-1]
+        is_regression=num_labels == 1, **inputs)[-2:]
 
   def vocabulary(self):
     """Returns (vocab_file, do_lower_case): string and bool."""

@@ -25,6 +25,7 @@ from demo import flag_helpers
 from demo import label_helpers
 from demo import record_helpers
 from demo import script_helpers
+from demo import tfds_params
 import run_classifier
 import run_squad
 import tokenization
@@ -54,6 +55,11 @@ def init_finetuning_data_flags():
       "classification_task_name", "MNLI",
       "classification, regression: a task of GLUE, AX or XNLI, as --task_name "
       "of run_classifier.py.")
+  flags.DEFINE_string(
+      "tfds_params", None,
+      "classification, regression: instead of a folder and a task a data set "
+      "of TensorFlow Datasets that is prepared on this machine, name=value "
+      "with commas between or YAML: dataset=glue/sst2,text_key=sentence.")
   flags.DEFINE_enum(
       "mnli_type", "matched", ["matched", "mismatched"],
       "MNLI: which sets to evaluate and predict.")
@@ -101,10 +107,14 @@ def create_classification(args):
   Raises:
     ValueError: the text can't be read, or doesn't fit the task.
   """
+  if args.tfds_params is not None:
+    _create_from_tfds(args)
+    return
   if not args.input_data_dir:
     raise ValueError(
         f"--fine_tuning_task_type={args.fine_tuning_task_type} needs "
-        f"--input_data_dir, the folder of the task's .tsv files.")
+        f"--input_data_dir, the folder of the task's .tsv files, or "
+        f"--tfds_params.")
   task, processor = run_classifier.find_processor(
       args.classification_task_name, "classification_task_name")
   if args.fine_tuning_task_type == "regression" and not processor.is_regression:
@@ -123,24 +133,74 @@ def create_classification(args):
   examples = {split: _read(args, split, readers[split], processor)
               for split, flag in _OUTPUT_FLAGS.items() if getattr(args, flag)}
 
+  _write(args, examples, processor, args.classification_task_name.upper(),
+         lambda number, example: {
+             "example_id": record_helpers.int_feature([number])})
+
+
+def _create_from_tfds(args):
+  """`create_classification` of the task of --tfds_params."""
+  processor = tfds_params.TfdsParamsProcessor(args.tfds_params)
+  params = processor.params
+  if args.fine_tuning_task_type == "regression" and not params.is_regression:
+    raise ValueError("--fine_tuning_task_type=regression: add "
+                     "is_regression=true to --tfds_params.")
+  readers = {"train": processor.get_train_examples,
+             "eval": processor.get_dev_examples,
+             "test": processor.get_test_examples}
+  examples = {split: _read(args, split, readers[split], processor)
+              for split, flag in _OUTPUT_FLAGS.items() if getattr(args, flag)}
+
+  def more_features(number, example):
+    """Those of a row of a data set."""
+    del number  # Rows may be left out.
+    features = {"example_id": record_helpers.int_feature([example.number])}
+    if params.is_regression and params.label_type == "int":
+      features["label_ids"] = record_helpers.int_feature(
+          [int(float(example.label))])
+    if params.weight_key:
+      features["weight"] = tf.train.Feature(
+          float_list=tf.train.FloatList(value=[example.weight]))
+    return features
+
+  meta_data = {"label_type": params.label_type} if params.is_regression else {}
+  if params.weight_key:
+    meta_data["has_sample_weights"] = True
+  _write(args, examples, processor, f"TFDS_{params.dataset}", more_features,
+         meta_data)
+
+
+def _write(args, examples, processor, processor_type, more_features,
+           more_meta_data=None):
+  """Writes records and meta data.
+
+  Args:
+    args: the parsed flags.
+    examples: dict from the set ("train", "eval", "test") to a list of
+      InputExample.
+    processor: DataProcessor, the task.
+    processor_type: string, what the meta data call it.
+    more_features: see
+      `run_classifier.file_based_convert_examples_to_features`.
+    more_meta_data: dict, what the meta data say beside.
+  """
   labels = processor.get_labels()
   meta_data = {
       "task_type": ("bert_regression" if processor.is_regression else
                     "bert_classification"),
-      "processor_type": args.classification_task_name.upper(),
+      "processor_type": processor_type,
       "train_data_size": 0,
       **{f"{split}_data_size": len(found)
          for split, found in examples.items()},
       "max_seq_length": args.max_seq_length,
       **({"label_type": "float"} if processor.is_regression else
-         {"num_labels": len(labels)})}
+         {"num_labels": len(labels)}), **(more_meta_data or {})}
   tokenizer = _make_tokenizer(args)
   with _outputs(args, meta_data) as paths:
     for split, found in examples.items():
       run_classifier.file_based_convert_examples_to_features(
           found, labels, args.max_seq_length, tokenizer, paths[split],
-          more_features=lambda number, example: {
-              "example_id": record_helpers.int_feature([number])})
+          more_features=more_features)
 
 
 def _read(args, split, read, processor):
@@ -252,7 +312,12 @@ def _check_flags(args):
       ("xlnet_format", args.xlnet_format, "there is no XLNet here"),
       ("translated_squad_data_folder",
        args.translated_squad_data_folder is not None,
-       "pass a single file as --squad_data_file")):
+       "pass a single file as --squad_data_file"),
+      ("tfds_params", args.tfds_params is not None and task_type == "squad",
+       "SQuAD is read from --squad_data_file"),
+      ("input_data_dir",
+       args.tfds_params is not None and args.input_data_dir is not None,
+       "with --tfds_params all is read from that data set")):
     if is_refused:
       raise ValueError(f"--{name}={getattr(args, name)} is not supported: "
                        f"{instead}.")

@@ -3,9 +3,11 @@
 
 A SavedModel has the model of one checkpoint in fp32, without training, and two
 signatures of the same outputs: `serving_default` takes token ids, rows and
-lengths as they come, `serve_examples` records of --max_seq_length tokens. Its
-folder `assets` tells a client how to make the ones and read the others:
-`vocab.txt`, `bert_config.json` and `model_info.json`.
+lengths as they come, `serve_examples` records of --max_seq_length tokens. Where
+texts are split into windows (--doc_stride) a row of the first is a window, a
+record of the second a text, and a third, `serve_windows`, takes the windows of
+several texts as token ids. Its folder `assets` tells a client how to make the
+ones and read the others: `vocab.txt`, `bert_config.json` and `model_info.json`.
 
 Each export is a folder of its own, named by its time in seconds: servers take
 such names for versions, and load the highest one.
@@ -23,14 +25,20 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import horovod_helpers
 from demo import script_helpers
+from demo import window_helpers
 
-SERVE_EXAMPLES = "serve_examples"
+SERVE_EXAMPLES, SERVE_WINDOWS = "serve_examples", "serve_windows"
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 # Flags that a client has to know, of the scripts that have them.
 _SETTINGS = ("max_seq_length", "doc_stride", "max_query_length", "n_best_size",
              "max_answer_length", "version_2_with_negative",
              "null_score_diff_threshold", "max_windows", "window_pooling")
+
+# What a row of the outputs stands for where texts are split into windows.
+_ONE_OUTPUT_PER = {
+    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: "window",
+    SERVE_EXAMPLES: "text", SERVE_WINDOWS: "text"}
 
 
 def check(args):
@@ -51,7 +59,8 @@ def check(args):
   script_helpers.check_output_dir(_folder(args), "export_dir")
 
 
-def export(args, build, info, vocab_file, bert_config_file=None):
+def export(args, build, info, vocab_file, bert_config_file=None,
+           pool_outputs=None):
   """Writes a SavedModel, on rank 0.
 
   Args:
@@ -63,6 +72,10 @@ def export(args, build, info, vocab_file, bert_config_file=None):
       some flags and versions.
     vocab_file: string.
     bert_config_file: string; None where the model has no such file.
+    pool_outputs: function that is called after `build`, of texts (int32 [R],
+      see `window_helpers.pool`), and returns the outputs of the texts whose
+      windows the R rows are, a dict name -> tensor [B, ...]; None where each
+      row is a text.
 
   Raises:
     ValueError: there is no checkpoint.
@@ -74,6 +87,7 @@ def export(args, build, info, vocab_file, bert_config_file=None):
   step = _step(checkpoint)
   info = {
       **info,
+      **({"one_output_per": _ONE_OUTPUT_PER} if pool_outputs else {}),
       **{name: getattr(args, name) for name in _SETTINGS
          if hasattr(args, name)},
       "precision": "fp32", "checkpoint": os.path.basename(checkpoint),
@@ -82,7 +96,7 @@ def export(args, build, info, vocab_file, bert_config_file=None):
   path = _new_version(_folder(args))
   with script_helpers.finished_folder(path) as temporary:
     with tf.Graph().as_default(), tempfile.TemporaryDirectory() as staging:
-      signatures = _signatures(build, args.max_seq_length)
+      signatures = _signatures(build, args.max_seq_length, pool_outputs)
       _add_assets(staging, info, {"vocab.txt": vocab_file,
                                   "bert_config.json": bert_config_file})
       _write(temporary, checkpoint, signatures)
@@ -123,32 +137,63 @@ def _new_version(folder):
   return os.path.join(folder, str(version))
 
 
-def _signatures(build, max_seq_length):
-  """Builds the model for two ways to feed it.
+def _signatures(build, max_seq_length, pool_outputs=None):
+  """Builds the model for two ways to feed it, or three for windows.
 
   Args:
     build: see `export`.
     max_seq_length: int, S of the records.
+    pool_outputs: see `export`.
 
   Returns:
     Dict name -> SignatureDef.
   """
   examples = tf.compat.v1.placeholder(tf.string, [None], "examples")
-  rows = tf.io.parse_example(examples, {
-      name: tf.io.FixedLenFeature([max_seq_length], tf.int64)
-      for name in _INPUTS})
-  # One model for both: ids that are fed take the place of those of records.
-  inputs = {
-      name: tf.compat.v1.placeholder_with_default(
-          tf.cast(rows[name], tf.int32), [None, None], name)
-      for name in _INPUTS}
+  rows, texts = _rows_of_examples(
+      examples, max_seq_length, has_windows=pool_outputs is not None)
+  # One model for all: what is fed takes the place of what records hold.
+  inputs = {name: tf.compat.v1.placeholder_with_default(
+      tensor, [None, None], name) for name, tensor in rows.items()}
   outputs = {name: tf.identity(tensor, name)
              for name, tensor in build(**inputs).items()}
   signature = tf.compat.v1.saved_model.predict_signature_def
-  return {
-      tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY:
-          signature(inputs, outputs),
-      SERVE_EXAMPLES: signature({"examples": examples}, outputs)}
+  signatures = {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY:
+                    signature(inputs, outputs)}
+  if pool_outputs is not None:
+    texts = tf.compat.v1.placeholder_with_default(texts, [None], "texts")
+    outputs = {name: tf.identity(tensor, f"{name}_of_texts") for name, tensor in
+               pool_outputs(window_helpers.rows_of_texts(texts)).items()}
+    signatures[SERVE_WINDOWS] = signature({**inputs, "texts": texts}, outputs)
+  signatures[SERVE_EXAMPLES] = signature({"examples": examples}, outputs)
+  return signatures
+
+
+def _rows_of_examples(examples, max_seq_length, has_windows):
+  """Reads records.
+
+  Args:
+    examples: string [B], serialized tf.train.Examples.
+    max_seq_length: int, S.
+    has_windows: bool, an example may hold several windows.
+
+  Returns:
+    (rows, texts): dict name -> int32 [B, S] and None; with windows [R, S] and
+    int32 [R], the example of each.
+  """
+  if not has_windows:
+    rows = tf.io.parse_example(examples, {
+        name: tf.io.FixedLenFeature([max_seq_length], tf.int64)
+        for name in _INPUTS})
+    return {name: tf.cast(rows[name], tf.int32) for name in _INPUTS}, None
+  rows = tf.io.parse_example(
+      examples, window_helpers.sequence_features(_INPUTS, max_seq_length))
+  *rows, texts = window_helpers.unfold(
+      *(tf.cast(rows[name], tf.int32) for name in _INPUTS))
+  # An example without a window would have no row among the outputs.
+  with tf.control_dependencies([tf.debugging.assert_equal(
+      tf.size(tf.unique(texts)[0]), tf.size(examples),
+      "Each of the `examples` needs a window that begins with a token.")]):
+    return dict(zip(_INPUTS, rows)), tf.identity(texts)
 
 
 def _add_assets(folder, info, files):

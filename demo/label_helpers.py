@@ -105,6 +105,32 @@ def _place(example):
   return "{}:{}".format(*example.source) if example.source else example.guid
 
 
+def check_trained_labels(args, label_map, label_list):
+  """Refuses a model of other labels, or of the same in another order.
+
+  Args:
+    args: the parsed flags.
+    label_map: dict or None, see `saved_label_map`.
+    label_list: list of string, the labels of the data.
+
+  Raises:
+    ValueError: names both.
+  """
+  if label_map is None or label_map["labels"] == label_list:
+    return
+  numbers = [str(number) for number in range(len(label_list))]
+  # Records of a task that isn't known have no names.
+  if numbers and numbers in (label_list, label_map["labels"]) and (
+      len(label_map["labels"]) == len(numbers)):
+    return
+  raise ValueError(
+      f"--output_dir={args.output_dir}: its model was trained with other "
+      f"labels, or in another order: "
+      f"{', '.join(label_map['labels']) or 'numbers'}; here they are "
+      f"{', '.join(label_list) or 'numbers'}. Name the data that it was "
+      f"trained for, or another --output_dir.")
+
+
 def class_weights(args, label_list, train_examples):
   """What --class_weights says.
 

@@ -229,11 +229,6 @@ class TfdsProcessor(CustomProcessor):
     self._glue = glue
     if glue is None:
       return
-    if label_map is not None and label_map["labels"] != glue.get_labels():
-      raise ValueError(
-          f"--use_tfds={args.use_tfds}: the model in --output_dir="
-          f"{args.output_dir} was trained with other labels: "
-          f"{', '.join(label_map['labels']) or 'numbers'}.")
     self.is_regression = glue.is_regression
     self._labels = glue.get_labels()
     self._given = dict.fromkeys(self._given)  # TFDS says how they are called.

@@ -5,6 +5,8 @@ The processors are the script's, for GLUE's own files, and those of helpers: for
 own files, TensorFlow Datasets and ready records.
 """
 
+import re
+
 from demo import finetuning_helpers
 from demo import processor_helpers
 
@@ -16,6 +18,9 @@ _TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
 # What describes own files.
 _TABLE_FLAGS = ("train_file", "dev_file", "test_file", "text_a", "text_b",
                 "label", "labels", "regression", "has_header")
+# The order of TFDS's classes, where it isn't that of GLUE's own files here.
+_TFDS_LABELS = dict.fromkeys(
+    ("mnli", "ax"), ("entailment", "neutral", "contradiction"))
 
 
 def reads_text(args):
@@ -160,7 +165,7 @@ class TaskFinder(object):
     """
     name = str(meta_data.get("processor_type", "records"))
     try:
-      task, processor = self._find_processor(name)
+      task, processor = self._find_processor(_task_of_tfds(meta_data) or name)
       if len(processor.get_labels()) == meta_data.get("num_labels", 0):
         return task, lambda label_map: processor
     except ValueError:
@@ -200,9 +205,17 @@ def _record_processor(args, processor, meta_data):
           f"records of --meta_data_file={args.meta_data_file} have "
           f"{_in_words(num_labels)}. Leave --task_name out, or name the task "
           f"that they were made for.")
+    labels = _TFDS_LABELS.get(_task_of_tfds(meta_data), labels)
   return finetuning_helpers.RecordProcessor(
       args, processor, labels, meta_data["task_type"] == "bert_regression",
       bool(meta_data.get("has_sample_weights")))
+
+
+def _task_of_tfds(meta_data):
+  """Task of GLUE that records were made of from TFDS; None for others."""
+  found = re.match(r"tfds_glue/([a-z0-9]+)",
+                   str(meta_data.get("processor_type")).lower())
+  return found and found[1]
 
 
 def _in_words(num_labels):

@@ -5,6 +5,7 @@ Nothing is downloaded and nothing runs on a device: ranks would each take a
 whole GPU for reading.
 """
 
+import itertools
 import os
 
 import numpy as np
@@ -24,39 +25,58 @@ class PreparedDataset(object):
     splits: list of names.
   """
 
-  def __init__(self, name, data_dir=None):
+  def __init__(self, name, data_dir=None, called=None,
+               folder_called="--tfds_dir"):
     """Finds it.
 
     Args:
       name: string.
       data_dir: string, folder of data sets; None takes the library's own.
+      called: string, how the user named it, for messages; None is --use_tfds.
+      folder_called: string, what the user calls the folder.
 
     Raises:
       ValueError: it is not there, or the library isn't.
     """
-    self.name = name
+    self.name, self._called = name, called or f"--use_tfds={name}"
     try:
       import tensorflow_datasets as tfds
       from tensorflow_datasets.core import read_only_builder
     except ImportError as error:
       raise ValueError(
-          f"--use_tfds={name} needs tensorflow-datasets, see requirements.txt "
+          f"{self._called} needs tensorflow-datasets, see requirements.txt "
           f"({error}).") from None
     data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
     try:
       builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
     except ValueError:  # It isn't there, or this is no name.
       raise ValueError(
-          f"--use_tfds={name} is not prepared in --tfds_dir={data_dir}. Where "
-          f"there is a network, this prepares it: "
+          f"{self._called} is not prepared in {folder_called}={data_dir}. "
+          f"Where there is a network, this prepares it: "
           f"tfds build {name} --data_dir={data_dir}") from None
     self._info, self._tfds = builder.info, tfds
     self._features = dict(builder.info.features.items())
     if self._info.file_format.value != "tfrecord":
       raise ValueError(
-          f"--use_tfds={name}: the files in {self._info.data_dir} are "
+          f"{self._called}: the files in {self._info.data_dir} are "
           f"{self._info.file_format.value}, only tfrecord can be read.")
     self.splits = sorted(self._info.splits)
+
+  def columns(self):
+    """Names of the columns that hold one value (list)."""
+    return [name for name, feature in self._features.items()
+            if feature.shape == ()]
+
+  def has_split(self, split):
+    """Whether there is a split of this name, or the one that it is a slice of.
+
+    Args:
+      split: string, "train" or "train[:90%]", for example.
+    """
+    try:
+      return bool(self._info.splits[split].file_instructions)
+    except (KeyError, ValueError):  # No such one, or no slice.
+      return False
 
   def class_names(self, column):
     """Names of the classes of a column (list); None if it has no classes."""
@@ -69,11 +89,15 @@ class PreparedDataset(object):
     return column in self._features and np.issubdtype(
         self._features[column].np_dtype, np.floating)
 
+  def is_text(self, column):
+    """Whether a column holds text."""
+    return self._features[column].tf_dtype == tf.string
+
   def table(self, split):
     """Reads a split.
 
     Args:
-      split: string, one of `splits`.
+      split: string, one of `splits`, or a slice that `has_split`.
 
     Returns:
       table_helpers.Table of the columns that hold one value. A class is its
@@ -85,19 +109,22 @@ class PreparedDataset(object):
       ValueError: the split is empty.
     """
     features = self._features
-    names = [name for name, feature in features.items() if feature.shape == ()]
+    names = self.columns()
     classes = {name: self.class_names(name) for name in names}
     is_numbered = _ROW_NUMBER in names and np.issubdtype(
         features[_ROW_NUMBER].np_dtype, np.integer)
     rows, numbers = [], []
-    for path in sorted(map(str, self._info.splits[split].filepaths)):
-      for record in tf.compat.v1.io.tf_record_iterator(path):
+    for part in self._info.splits[split].file_instructions:
+      end = None if part.take < 0 else part.skip + part.take
+      for record in itertools.islice(
+          tf.compat.v1.io.tf_record_iterator(str(part.filename)), part.skip,
+          end):
         values = self._info.features.deserialize_example_np(record)
         numbers.append(int(values[_ROW_NUMBER]) if is_numbered else len(rows))
         rows.append([_as_text(values[name], features[name].np_dtype,
                               classes[name]) for name in names])
     if not rows:
-      raise ValueError(f"--use_tfds={self.name}: {split} holds no row.")
+      raise ValueError(f"{self._called}: {split} holds no row.")
     order = sorted(range(len(rows)), key=numbers.__getitem__)
     return table_helpers.Table(
         f"{self.name} {split}", names, [rows[i] for i in order],

@@ -84,6 +84,21 @@ def split(tokens_a, tokens_b, max_seq_length, windows):
   return parts, max(len(long) - starts[-1] - size, 0)
 
 
+def sequence_features(names, seq_length):
+  """What records of texts in windows have.
+
+  Args:
+    names: names of the features that have S values for each window.
+    seq_length: int, S.
+
+  Returns:
+    Dict name -> tf.io.FixedLenSequenceFeature: int64 [N, S] of a text of N
+    windows, and in a batch [B, N, S] with N those of the longest.
+  """
+  return {name: tf.io.FixedLenSequenceFeature(
+      [seq_length], tf.int64, allow_missing=True) for name in names}
+
+
 def unfold(input_ids, input_mask, segment_ids):
   """Takes the windows of a batch of texts apart, without those of padding.
 
@@ -118,3 +133,19 @@ def pool(logits, texts, pooling):
   """
   reduce = {"mean": tf.math.segment_mean, "max": tf.math.segment_max}[pooling]
   return reduce(logits, texts)
+
+
+def rows_of_texts(texts):
+  """Checks texts that a client numbers, and numbers them without gaps.
+
+  Args:
+    texts: int32 [R], the text of each window, in any numbers that don't fall.
+
+  Returns:
+    int32 [R], 0 to B - 1, as `pool` takes them.
+  """
+  # Not every device refuses others by itself.
+  with tf.control_dependencies([tf.debugging.assert_non_negative(
+      texts[1:] - texts[:-1], "The numbers of `texts` must not fall: the "
+      "windows of a text stand one after the other.")]):
+    return tf.unique(texts)[1]

@@ -291,6 +291,50 @@ def served(export_dir, record_file):
   return {name: tensor.numpy() for name, tensor in outputs.items()}
 
 
+def served_texts(export_dir, record_file, length, pooling):
+  """What the only export of a folder gives for texts in windows.
+
+  Its three signatures have to agree: the records, their windows with the number
+  of the text of each, and (for "mean") the windows one by one, pooled here.
+
+  Returns:
+    (array [texts, labels], list of the number of windows of each text).
+  """
+  (path,) = pathlib.Path(export_dir).iterdir()
+  signatures = tf.saved_model.load(str(path)).signatures
+  assert set(signatures) == {
+      "serving_default", "serve_examples", "serve_windows"}
+  records = list(tf.data.TFRecordDataset(str(record_file)).as_numpy_iterator())
+  found = signatures["serve_examples"](
+      examples=tf.constant(records))["probabilities"].numpy()
+  counts, inputs = [], {
+      "input_ids": [], "input_mask": [], "segment_ids": []}
+  for record in records:
+    features = tf.train.Example.FromString(record).features.feature
+    for name, rows in inputs.items():
+      values = features[name].int64_list.value
+      rows.append(np.array(values, np.int32).reshape(-1, length))
+    counts.append(len(rows[-1]))
+  inputs = {name: tf.constant(np.concatenate(rows))
+            for name, rows in inputs.items()}
+  numbers = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+  by_windows = signatures["serve_windows"](
+      texts=tf.constant(numbers), **inputs)["probabilities"]
+  np.testing.assert_allclose(by_windows, found, rtol=0, atol=1e-5)
+  alone = signatures["serving_default"](**inputs)["probabilities"].numpy()
+  assert alone.shape == (len(numbers), found.shape[1])
+  if pooling == "mean":
+    is_regression = found.shape[1] == 1
+    # Logits, but for a number that all labels have more.
+    logits = alone if is_regression else np.log(alone)
+    pooled = np.stack([logits[numbers == i].mean(axis=0)
+                       for i in range(len(counts))])
+    if not is_regression:
+      pooled = np.exp(pooled) / np.exp(pooled).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(pooled, found, rtol=0, atol=1e-5)
+  return found, counts
+
+
 def model_info(export_dir):
   """model_info.json of the only export of a folder."""
   (path,) = pathlib.Path(export_dir).iterdir()

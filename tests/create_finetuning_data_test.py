@@ -3,12 +3,14 @@
 import json
 import types
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from demo import create_finetuning_data
 import run_classifier
 import tokenization
+from tests import conftest
 
 # The place of a word is its id.
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "film", "is",
@@ -26,6 +28,7 @@ def arguments(folder, outputs=("train",), **values):
              vocab_file=str(folder / "vocab.txt"), do_lower_case=True,
              max_seq_length=10, tokenization="WordPiece", sp_model_file=None,
              xlnet_format=False, translated_squad_data_folder=None,
+             tfds_params=None,
              meta_data_file_path=str(folder / "meta")),
       **{f"{name}_data_output_path":
              str(folder / f"{name}.tf_record") if name in outputs else None
@@ -162,6 +165,91 @@ class ClassificationTest:
     assert [x.pop("example_id") for x in records["eval"]] == [
         [number] for number in range(408)]
     assert records["eval"] == read(path)
+
+
+class TfdsTest:
+
+  def prepare(self, folder):
+    pytest.importorskip("tensorflow_datasets")
+    from tests import tfds_params_test as data
+    text = data.tfds.features.Text()
+    data.prepare(
+        folder, "opinions",
+        {"text": text, "other": text, "label": ["bad", "good"],
+         "stars": np.float32, "votes": np.int64, "share": np.float32,
+         "idx": np.int64},
+        train=[("film", "good", "good", 2.5, 7, 0.25, 0),
+               ("the film", "bad", -1, 0, 0, 1, 1),
+               ("is", "is", "bad", -1, 3, 4, 2)],
+        test=[("bad", "film", "good", 0, 0, 1, 0)])
+    return f"dataset=opinions,data_dir={folder},dev_split=train"
+
+  def test_records_of_classes_with_weights(self, folder):
+    meta_data, records = make(arguments(
+        folder, OUTPUTS, max_seq_length=5, tfds_params=self.prepare(folder) +
+        ",text_b_key=other,weight_key=share,skip_label=-1"))
+    assert meta_data == {
+        "task_type": "bert_classification", "processor_type": "TFDS_opinions",
+        "train_data_size": 2, "eval_data_size": 2, "test_data_size": 1,
+        "max_seq_length": 5, "num_labels": 2, "has_sample_weights": True}
+    assert records["train"] == records["eval"] == [
+        {"input_ids": [2, 6, 3, 8, 3], "input_mask": [1] * 5,
+         "segment_ids": [0, 0, 0, 1, 1], "label_ids": [1],
+         "is_real_example": [1], "example_id": [0], "weight": [0.25]},
+        {"input_ids": [2, 7, 3, 7, 3], "input_mask": [1] * 5,
+         "segment_ids": [0, 0, 0, 1, 1], "label_ids": [0],
+         "is_real_example": [1], "example_id": [2], "weight": [4.0]}]
+    assert [x["label_ids"] for x in records["test"]] == [[0]]
+
+  @pytest.mark.parametrize("label_type, column, kind, values", [
+      ("float", "stars", "float_list", [2.5, 0, -1]),
+      ("int", "votes", "int64_list", [7, 0, 3])])
+  def test_records_of_numbers(self, label_type, column, kind, values, folder):
+    args = arguments(
+        folder, fine_tuning_task_type="regression", tfds_params=self.prepare(
+            folder) + f",is_regression=true,label_type={label_type},"
+        f"label_key={column}")
+    meta_data, records = make(args)
+    assert meta_data == {
+        "task_type": "bert_regression", "processor_type": "TFDS_opinions",
+        "train_data_size": 3, "max_seq_length": 10, "label_type": label_type}
+    assert [x["label_ids"] for x in records["train"]] == [[x] for x in values]
+    for record in tf.data.TFRecordDataset(
+        args.train_data_output_path).as_numpy_iterator():
+      assert tf.train.Example.FromString(record).features.feature[
+          "label_ids"].WhichOneof("kind") == kind
+
+  @pytest.mark.slow
+  def test_a_classifier_trains_on_them(self, tiny_model, tmp_path):
+    params = self.prepare(tmp_path) + ",skip_label=-1,weight_key=share"
+    args = arguments(
+        tmp_path, OUTPUTS, vocab_file=tiny_model.vocab_file, tfds_params=params)
+    make(args)
+    run = conftest.run_script(
+        "run_classifier.py", "--do_train", "--do_eval", "--do_predict",
+        "--train_batch_size=2", "--num_train_epochs=2", "--cpu_only",
+        f"--train_records={args.train_data_output_path}",
+        f"--eval_records={args.eval_data_output_path}",
+        f"--predict_records={args.test_data_output_path}",
+        f"--meta_data_file={args.meta_data_file_path}",
+        f"--output_dir={tmp_path}/out",
+        *tiny_model.flags(vocab_file=None, max_seq_length=None))
+    assert run.returncode == 0, run.stdout
+    rows = (tmp_path / "out" / "test_results.tsv").read_text().splitlines()
+    assert [len(row.split("\t")) for row in rows] == [2]
+
+  @pytest.mark.parametrize("values, message", [
+      (dict(fine_tuning_task_type="regression"),
+       "regression: add is_regression=true to --tfds_params"),
+      (dict(input_data_dir="x"), "--input_data_dir=x is not supported: with "
+       "--tfds_params all is read from that data set"),
+      (dict(fine_tuning_task_type="squad", squad_data_file="x"),
+       "--tfds_params=dataset=opinions,")])
+  def test_flags_that_do_not_fit(self, values, message, folder):
+    args = arguments(folder, tfds_params=self.prepare(folder), **values)
+    with pytest.raises(ValueError, match=message):
+      create_finetuning_data.create(args)
+    assert not (folder / "train.tf_record").exists()
 
 
 class SquadTest:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import checkpoints
 from demo import export_helpers
+from demo import window_helpers
 import run_classifier
 import run_squad
 from tests import conftest
@@ -171,6 +172,80 @@ class ExportTest:
         "task": "squad", "labels": ["ä", "b"], "max_seq_length": 12,
         "doc_stride": 4, "precision": "fp32", "checkpoint": "model.ckpt-7",
         "global_step": 7, "tensorflow": tf.__version__}
+
+
+class WindowsTest:
+  """Of a toy whose logits are the two first ids of a window, mean-pooled."""
+
+  @pytest.fixture(scope="class")
+  def signatures(self, tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("windows")
+    save_toy(str(folder / "model.ckpt-0"), 0)
+    args = export_flags(folder, max_seq_length=3)
+    export_helpers.check(args)
+    made = {}
+
+    def build(input_ids, **inputs):
+      del inputs
+      made["y"] = tf.cast(
+          input_ids[:, :2], tf.float32) + tf.compat.v1.get_variable("bias", [1])
+      return made
+
+    export_helpers.export(
+        args, build, {}, tiny_model.vocab_file, pool_outputs=lambda texts: {
+            "y": window_helpers.pool(made["y"], texts, "mean")})
+    (path,) = (folder / "export").iterdir()
+    return tf.saved_model.load(str(path)).signatures
+
+  IDS = np.array([[1, 2, 3], [5, 6, 0], [7, 7, 7]], np.int32)
+
+  def windows(self, signatures, texts):
+    ids = tf.constant(self.IDS[:len(texts)])
+    return signatures["serve_windows"](
+        input_ids=ids, input_mask=tf.ones_like(ids), segment_ids=ids,
+        texts=tf.constant(texts, tf.int32))["y"].numpy().tolist()
+
+  def examples(self, signatures, *counts):
+    records = []
+    for count in counts:
+      ids = tf.train.Feature(int64_list=tf.train.Int64List(
+          value=self.IDS[:count].ravel()))
+      ones = tf.train.Feature(int64_list=tf.train.Int64List(
+          value=[1] * 3 * count))
+      records.append(tf.train.Example(features=tf.train.Features(feature={
+          "input_ids": ids, "input_mask": ones, "segment_ids": ids,
+          "label_ids": ids})).SerializeToString())
+    return signatures["serve_examples"](
+        examples=tf.constant(records, tf.string))["y"].numpy().tolist()
+
+  def test_texts_are_numbered_as_the_client_likes(self, signatures):
+    assert signatures["serve_windows"].structured_input_signature[1][
+        "texts"] == tf.TensorSpec([None], tf.int32, "texts")
+    assert self.windows(signatures, [0, 0, 1]) == [[3, 4], [7, 7]]
+    assert self.windows(signatures, [-4, 8, 8]) == [[1, 2], [6, 6.5]]
+    assert self.windows(signatures, []) == []
+
+  def test_records_of_several_lengths(self, signatures):
+    assert self.examples(signatures, 3, 1) == [
+        [pytest.approx(13 / 3), 5], [1, 2]]
+    assert self.examples(signatures) == []
+
+  def test_what_would_be_mixed_up_is_refused(self, signatures):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must not fall"):
+      self.windows(signatures, [0, 1, 0])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="begins with a "):
+      self.examples(signatures, 2, 0)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+      signatures["serve_windows"](
+          **{name: tf.constant(self.IDS) for name in (
+              "input_ids", "input_mask", "segment_ids")},
+          texts=tf.constant([0, 1]))
+
+  def test_a_row_alone_is_a_window(self, signatures):
+    ids = tf.constant(self.IDS)
+    found = signatures["serving_default"](
+        input_ids=ids, input_mask=ids, segment_ids=ids)["y"]
+    np.testing.assert_array_equal(found, self.IDS[:, :2])
 
 
 def save_toy(prefix, step):

@@ -64,6 +64,29 @@ class ClassWeightsTest:
         self.weights(value, (), smoothing=smoothing)
 
 
+class CheckTrainedLabelsTest:
+
+  def check(self, trained, found):
+    label_helpers.check_trained_labels(
+        types.SimpleNamespace(output_dir="out"),
+        trained and {"labels": trained}, found)
+
+  def test_the_same_or_without_names(self):
+    self.check(None, ["a", "b"])
+    self.check(["a", "b"], ["a", "b"])
+    self.check(["0", "1"], ["a", "b"])
+    self.check(["a", "b"], ["0", "1"])
+    label_helpers.check_trained_labels(None, {"labels": []}, [])
+
+  @pytest.mark.parametrize("trained, found, message", [
+      (["b", "a"], ["a", "b"], "b, a; here they are a, b"),
+      (["0", "1"], ["a", "b", "c"], "0, 1; here they are a, b, c"),
+      (["a", "b"], [], "a, b; here they are numbers")])
+  def test_others_are_refused(self, trained, found, message):
+    with pytest.raises(ValueError, match=f"--output_dir=out: .*{message}"):
+      self.check(trained, found)
+
+
 class ReadLabelMapTest:
 
   def test_none_without_a_file(self, tmp_path):

@@ -350,7 +350,7 @@ class LongTextTest:
       self, flags, least, most, data_dir, tiny_model, tmp_path):
     run = conftest.run_script(
         SCRIPT, "--task_name=sst2", f"--data_dir={data_dir}", "--do_train",
-        "--do_eval", "--do_predict", "--num_train_epochs=14",
+        "--do_eval", "--do_predict", "--num_train_epochs=14", "--do_export",
         "--random_seed=1", f"--output_dir={tmp_path}", *TRAINING, *flags,
         *tiny_model.flags(max_seq_length=8))
     assert run.returncode == 0, run.stdout
@@ -359,6 +359,50 @@ class LongTextTest:
     assert least <= float(found["eval_accuracy"]) <= most
     rows = (tmp_path / "test_results.tsv").read_text().splitlines()
     assert len(rows) == 10
+    if flags:
+      self.check_export(tmp_path, "max", [2])
+      return
+    (path,) = (tmp_path / "export").iterdir()
+    assert set(tf.saved_model.load(str(path)).signatures) == {
+        "serving_default", "serve_examples"}
+    assert "one_output_per" not in conftest.model_info(tmp_path / "export")
+
+  def check_export(self, folder, pooling, counts):
+    """Whole texts give what --do_predict did, windows or records as they are.
+
+    Args:
+      folder: path, the output folder.
+      pooling: "mean" or "max".
+      counts: list, the numbers of windows that texts have.
+    """
+    found, num_windows = conftest.served_texts(
+        folder / "export", folder / "predict.tf_record", 8, pooling)
+    assert sorted(set(num_windows)) == counts
+    np.testing.assert_allclose(
+        found, np.loadtxt(folder / "test_results.tsv", ndmin=2), rtol=0,
+        atol=1e-5)
+    info = conftest.model_info(folder / "export")
+    assert info["one_output_per"] == {
+        "serving_default": "window", "serve_examples": "text",
+        "serve_windows": "text"}
+    assert (info["doc_stride"], info["max_windows"], info["window_pooling"],
+            info["max_seq_length"]) == (5, 8, pooling, 8)
+
+  def test_numbers_of_long_texts_are_served_as_predicted(
+      self, tiny_model, tmp_path):
+    rng = np.random.RandomState(2)
+    (tmp_path / "rows.tsv").write_text("text\tscore\n" + "".join(
+        f"{' '.join(rng.choice(conftest.WORDS, count))}\t{count / 10}\n"
+        for count in rng.randint(1, 24, 32)))
+    run = conftest.run_script(
+        SCRIPT, "--task_name=custom", "--regression", "--do_train",
+        "--do_predict", "--do_export", f"--train_file={tmp_path}/rows.tsv",
+        f"--test_file={tmp_path}/rows.tsv", "--doc_stride=5",
+        "--num_train_epochs=2", f"--output_dir={tmp_path}/out", *TRAINING,
+        *tiny_model.flags(max_seq_length=8))
+    assert run.returncode == 0, run.stdout
+    self.check_export(tmp_path / "out", "mean", [1, 2, 3, 4, 5])
+    assert conftest.model_info(tmp_path / "out" / "export")["labels"] == []
 
 
 def cut_short(path, folder):

@@ -137,6 +137,18 @@ class MainTest:
                      start.get_tensor(variable))
       assert 0 < moved.max() < 0.5, variable
 
+  def test_long_texts_are_served_as_predicted(
+      self, hub_modules, sst2_dir, tmp_path):
+    run("--do_train", "--do_predict", "--do_export", "--num_train_epochs=1",
+        f"--data_dir={sst2_dir}", f"--output_dir={tmp_path}",
+        f"--bert_hub_module_handle={hub_modules['tf2']}", "--max_seq_length=6",
+        "--doc_stride=3")
+    found, counts = conftest.served_texts(
+        tmp_path / "export", tmp_path / "predict.tf_record", 6, "mean")
+    assert set(counts) == {2}
+    np.testing.assert_allclose(
+        found, np.loadtxt(tmp_path / "test_results.tsv"), rtol=0, atol=1e-5)
+
   @conftest.needs_mpirun
   def test_ranks_train_the_same_variables(
       self, hub_modules, sst2_dir, tmp_path):

@@ -140,6 +140,21 @@ class TwoRanksTest:
 
 class BadInputTest:
 
+  @pytest.mark.parametrize("script, flags", [
+      ("run_pretraining.py", ["--do_train"]),
+      ("demo.train", ["--experiment=bert/pretraining", "--mode=train"])])
+  def test_lengths_without_positions(
+      self, script, flags, tiny_model, tmp_path):
+    finished = conftest.run_script(
+        script, *flags, f"--output_dir={tmp_path}",
+        "--input_file=not_looked_at_yet", *flags_of(tiny_model),
+        "--max_seq_length=65")
+    assert finished.returncode == 1 and "Traceback" not in finished.stdout
+    assert ("error: --max_seq_length=65: this model takes 5 to 64 tokens" in
+            finished.stdout), finished.stdout
+    # What the driver is asked for is kept.
+    assert {path.name for path in tmp_path.iterdir()} <= {"params.yaml"}
+
   def test_one_clear_line_and_earlier_results_intact(
       self, tiny_model, path, tmp_path):
     (tmp_path / "eval_results.txt").write_text("earlier")

@@ -370,6 +370,8 @@ def bad_input_cases():
                        "/nowhere.json is not there"),
       "short windows": (flag(max_seq_length=11),
                         "--max_seq_length=11 leaves no room"),
+      "sequence too long": (flag(max_seq_length=65),
+                            "--max_seq_length=65: this model takes 5 to 64"),
       "stride too large": (flag(doc_stride=22), "--doc_stride=22 has to be 1 "
                            "to 21"),
       "stride of zero": (flag(doc_stride=0), "--doc_stride=0 has to be 1 to"),

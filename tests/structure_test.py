@@ -71,7 +71,7 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.script_helpers"},
+        "demo.script_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
@@ -94,6 +94,8 @@ MAY_IMPORT = {
         "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
         "modeling"},
     "demo/seed_helpers.py": {"demo.curve_helpers", "demo.script_helpers"},
+    "demo/tfds_params.py": {
+        "demo.tfds_helpers", "run_classifier", "tokenization"},
     "demo/train.py": {
         "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
         "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",
@@ -116,7 +118,7 @@ TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
          "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
-         "demo.runs_report", "demo.train"}
+         "demo.runs_report", "demo.tfds_params", "demo.train"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"

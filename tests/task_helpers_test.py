@@ -63,6 +63,20 @@ class RecordTaskTest:
     assert (task, processor.get_labels()) == ("stsb", [])
     assert processor.is_regression
 
+  @pytest.mark.parametrize("name, values, task, labels", [
+      ("glue/mrpc", {}, "mrpc", ["0", "1"]),
+      ("glue/rte:2.0.0", {}, "rte", ["entailment", "not_entailment"]),
+      ("glue/mnli", {}, "mnli", ["entailment", "neutral", "contradiction"]),
+      ("glue/mnli", {"task_name": "MNLI", "data_dir": "d"}, "mnli",
+       ["entailment", "neutral", "contradiction"]),
+      ("snli", {}, "tfds_snli", ["0", "1", "2"])])
+  def test_classes_of_tfds_keep_their_order(
+      self, name, values, task, labels, tmp_path):
+    found, processor = finetuning_helpers_test.find_by_meta_data(
+        tmp_path, dict(processor_type=f"TFDS_{name}", num_labels=len(labels)),
+        **values)
+    assert (found, processor.get_labels()) == (task, labels)
+
   def test_task_name_wins_where_it_fits(self, tmp_path):
     task, processor = finetuning_helpers_test.find_by_meta_data(
         tmp_path, task_name="MRPC")
