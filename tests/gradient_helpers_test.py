@@ -135,6 +135,7 @@ class InPartsTest:
 
   @pytest.mark.parametrize("script, count, others", [
       ("classifier", 4, {}), ("pretraining", 2, {}),
+      ("classifier", 4, dict(class_weights=(0.2, 3.0), label_smoothing=0.2)),
       ("squad", 8, dict(optimizer="lamb", layerwise_lr_decay=0.8,
                         freeze_layers=1, lr_schedule="cosine"))])
   def test_update_is_that_of_the_whole_batch(self, script, count, others):
@@ -145,7 +146,7 @@ class InPartsTest:
     assert_same_update(whole, parts)
     frozen = {name for name in parts.after
               if "embeddings" in name or "layer_0" in name}
-    if others:  # They stay, without slots and without a backward pass.
+    if "freeze_layers" in others:  # They stay, without slots and without a backward pass.
       assert len(frozen) == 21
       for name in frozen:
         np.testing.assert_array_equal(parts.before[name], parts.after[name])
