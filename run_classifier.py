@@ -51,6 +51,8 @@ import optimization
 import tokenization
 
 FLAGS = flags.FLAGS
+# A feature of each row: what the classes of one of the update's batches weigh.
+_WEIGHT_PER_PART = "weight_per_part"
 
 
 def init_classifier_flags():
@@ -927,6 +929,10 @@ def model_outputs(mode, features, outputs_of, options):
   def weighted_outputs_of(features):
     """With the weights of records: a row of weight 2 is as two rows."""
     loss, per_example_loss, *others = outputs_of(features)
+    if _WEIGHT_PER_PART in features:
+      # Each example of the update has its weight, wherever it stands.
+      loss *= tf.math.divide_no_nan(
+          _sum_of_weights(features, options), features[_WEIGHT_PER_PART][0])
     if "weight" in features:
       per_example_loss *= features["weight"]
       loss = tf.reduce_mean(per_example_loss)
@@ -934,9 +940,19 @@ def model_outputs(mode, features, outputs_of, options):
 
   if mode != tf.estimator.ModeKeys.TRAIN:
     return weighted_outputs_of(features)
+  if options.class_weights and options.num_accumulation_steps > 1:
+    features = {**features, _WEIGHT_PER_PART: tf.fill(
+        tf.shape(features["label_ids"]),
+        _sum_of_weights(features, options) / options.num_accumulation_steps)}
   scalars = gradient_helpers.in_parts(
       lambda part: {"loss": weighted_outputs_of(part)[0]}, features, options)
   return (scalars["loss"],)
+
+
+def _sum_of_weights(features, options):
+  """What the classes of a batch weigh together (float32 scalar)."""
+  return tf.reduce_sum(
+      tf.gather(tf.constant(options.class_weights), features["label_ids"]))
 
 
 def estimator_spec(mode, features, outputs, learning_rate, num_train_steps,

@@ -216,20 +216,22 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
         "Rank %d has a checkpoint of step %d in its --output_dir, rank 0 one "
         "of step %d, which counts. Was another server the first one before?",
         rank, steps_done[rank], steps_done[0])
-  is_over = False
-  if evaluation and horovod_helpers.is_chief():
-    is_over = evaluation.catch_up(steps_done[0], num_train_steps)
-  if horovod_helpers.gather(is_over)[0]:
+  is_over = evaluation and evaluation.decide(
+      lambda: evaluation.catch_up(steps_done[0], num_train_steps),
+      lambda word: horovod_helpers.gather(word)[0])
+  if is_over:
     logging.warning(
         "The training in %s ended early, at step %d: nothing is trained. Give "
         "a higher --early_stopping_patience to go on.", args.output_dir,
         steps_done[0])
-    return
-  if steps_done[0] >= num_train_steps:
+  elif steps_done[0] >= num_train_steps:
     logging.warning(
         "The newest checkpoint in %s has all %d steps already: nothing is "
         "trained. Give a new run another --output_dir.", args.output_dir,
         num_train_steps)
+  if is_over or steps_done[0] >= num_train_steps:
+    if evaluation:  # The run that trained may have died before.
+      evaluation.finish()
     return
   if args.random_seed is not None and steps_done[0]:
     input_fn = _going_on(input_fn, steps_done[0])

@@ -23,6 +23,10 @@ from demo import prediction_helpers
 from demo import script_helpers
 
 _POLL_SECONDS = 2.0
+# Seconds between two words of rank 0 to the ranks that wait for its evaluation:
+# Horovod warns of a rank that is late after 60.
+_WORD_SECONDS = 20.0
+_AT_WORK = 2  # That word; others are 0 and 1, whether the training ends.
 
 
 def check_flags(args, metrics):
@@ -94,7 +98,11 @@ def _metric(args, metrics):
 
 
 class CheckpointScorer(object):
-  """Gives the scores of checkpoints, one graph and session for all."""
+  """Gives the scores of checkpoints, one graph and session for all.
+
+  Attributes:
+    after_batch: function that is called after each batch.
+  """
 
   def __init__(self, model_fn, mode, input_fns, batch_size, score):
     """Takes what to evaluate; the graph is built when it is first needed.
@@ -114,6 +122,7 @@ class CheckpointScorer(object):
     self._input_fns, self._batch_size = input_fns, batch_size
     self._score = score
     self._session = None
+    self.after_batch = lambda: None
 
   def __call__(self, path):
     """Returns the scores of a checkpoint.
@@ -189,6 +198,7 @@ class CheckpointScorer(object):
         while True:
           batches.append(self._session.run(self._fetches)[0])
           bar.update()
+          self.after_batch()
       except tf.errors.OutOfRangeError:
         pass
     outputs = {
@@ -305,6 +315,36 @@ class Evaluation(object):
           lambda step: self.is_due(step, num_train_steps)))
     return hooks
 
+  def decide(self, work, exchange):
+    """Rank 0 works, the others wait for what comes of it.
+
+    Horovod ends a job in which a rank lets others wait for half an hour, and an
+    evaluation may take longer. So rank 0 says now and then that it is at work.
+
+    Args:
+      work: function that evaluates and returns a bool, called on rank 0.
+      exchange: function of an int, which all ranks call, that gives rank 0's;
+        the others call it with 0.
+
+    Returns:
+      What `work` returned, on all ranks.
+    """
+    if not horovod_helpers.is_chief():
+      word = _AT_WORK
+      while word == _AT_WORK:
+        word = exchange(0)
+      return bool(word)
+    last = time.monotonic()
+
+    def say_at_work():
+      nonlocal last
+      if time.monotonic() - last >= _WORD_SECONDS:
+        exchange(_AT_WORK)
+        last = time.monotonic()
+
+    self._scorer.after_batch = say_at_work
+    return bool(exchange(int(work())))
+
   def catch_up(self, step, num_train_steps):
     """Goes on where an earlier run stopped, before the training starts.
 
@@ -320,7 +360,13 @@ class Evaluation(object):
     self.log.forget_after(step)
     if step and self.is_due(step, num_train_steps):
       self.evaluate(tf.train.latest_checkpoint(self._output_dir), step)
-    return self._is_over(step, num_train_steps)
+    is_over = self._is_over(step, num_train_steps)
+    # The earlier run may have died before it wrote that, or this one goes on.
+    stopped_early_at = step if is_over else None
+    if self.log.entries and self.log.stopped_early_at != stopped_early_at:
+      self.log.stopped_early_at = stopped_early_at
+      self.log.save()
+    return is_over
 
   def evaluate_within(self, step, num_train_steps):
     """Evaluates at a training's step; returns whether it ends the training."""
@@ -369,9 +415,11 @@ class Evaluation(object):
             indent=2) + "\n")
     tf.compat.v1.train.update_checkpoint_state(
         folder, os.path.basename(path), [os.path.basename(path)])
+    kept = [f"{os.path.basename(path)}.{part}"
+            for part in ("index", "data-00000-of-00001")]
+    # Those before, and what a killed run left.
     for name in tf.io.gfile.listdir(folder):
-      if name.startswith("model.ckpt-") and not name.startswith(
-          f"{os.path.basename(path)}."):
+      if name.startswith("model.ckpt-") and name not in kept:
         tf.io.gfile.remove(os.path.join(folder, name))
 
 
@@ -413,11 +461,10 @@ class EvaluationHook(tf.estimator.SessionRunHook):
     self._step += 1
     if not self._evaluation.is_due(self._step, self._num_train_steps):
       return
-    ends = False
-    if horovod_helpers.is_chief():
-      ends = self._evaluation.evaluate_within(
-          self._step, self._num_train_steps)
-    if self._agree(run_context.session, int(ends)):
+    if self._evaluation.decide(
+        lambda: self._evaluation.evaluate_within(
+            self._step, self._num_train_steps),
+        lambda word: self._agree(run_context.session, word)):
       run_context.request_stop()
 
 

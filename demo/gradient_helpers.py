@@ -32,7 +32,7 @@ class SplitLoss(object):
       scale: LossScale or None.
       gradients: list of (variable, gradient or None, is_sliced).
       slices_norm: float32 scalar, norm of all sliced gradients as they were
-        before those of one row were added up.
+        before those of one row were added up, without the loss scale.
     """
     self.value, self.scale = value, scale
     self._slices_norm = slices_norm
@@ -50,7 +50,7 @@ class SplitLoss(object):
     its own.
 
     Args:
-      gradients: list, those of all variables.
+      gradients: list, those of all variables, without the loss scale.
     """
     return tf.linalg.global_norm(
         [self._slices_norm] + [
@@ -107,8 +107,10 @@ def in_parts(scalars_of, features, options):
   gradients = [
       (var, None if kind is type(None) else one / count,
        kind is tf.IndexedSlices) for one, (var, kind) in zip(sums, kinds)]
-  means["loss"] = SplitLoss(
-      means["loss"], scale, gradients, tf.sqrt(squares) / count)
+  slices_norm = tf.sqrt(squares) / count
+  if scale:  # Clipping comes after the division by it.
+    slices_norm /= scale.value
+  means["loss"] = SplitLoss(means["loss"], scale, gradients, slices_norm)
   return means
 
 

@@ -54,6 +54,11 @@ class TrainingStepsTest:
     flags = flag_values(train_batch_size=batch, num_train_epochs=epochs)
     assert estimator_helpers.training_steps(examples, flags) == expected
 
+  def test_max_steps_are_those_of_each_rank(self, ranks):
+    ranks(8)
+    flags = flag_values(max_steps=25, num_train_epochs=0.001)
+    assert estimator_helpers.training_steps(40, flags) == (25, 2)
+
   def test_no_step_is_refused(self, ranks):
     ranks(8)
     with pytest.raises(ValueError, match="40 training examples.*8 rank"):

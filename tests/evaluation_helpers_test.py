@@ -8,6 +8,8 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
+from demo import horovod_helpers
+from demo import script_helpers
 from tests import estimator_helpers_test
 
 METRICS = ("closeness", "loss")
@@ -81,9 +83,28 @@ def found(folder):
           log["stopped_early_at"])
 
 
+def left(folder):
+  """What a run has left of its evaluations."""
+  return (json.loads((folder / "evaluations.json").read_text()),
+          json.loads((folder / "best" / "info.json").read_text()),
+          sorted(path.name for path in (folder / "best").iterdir()),
+          (folder / "learning_curve.png").exists())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """`left` of a run that patience has ended."""
+  folder = tmp_path_factory.mktemp("unbroken")
+  assert train(run_flags(folder, early_stopping_patience=2), 20, Scorer()) == 8
+  return left(folder)
+
+
 class EvaluationTest:
 
   def test_evaluates_at_steps_and_keeps_the_best(self, tmp_path):
+    (tmp_path / "best").mkdir()  # As a run leaves it that is killed there.
+    (tmp_path / "best" / "model.ckpt-4.data-00000-of-00001.tempstate1"
+     ).write_bytes(b"half")
     scorer = Scorer()
     assert train(run_flags(tmp_path), 7, scorer) == 7
     assert found(tmp_path) == ([2, 4, 6, 7], 4, None)
@@ -128,6 +149,57 @@ class EvaluationTest:
     assert json.loads(
         (tmp_path / "best" / "info.json").read_text())["step"] == 4
 
+  @pytest.mark.parametrize("name, number", [
+      ("info.json", 1), ("evaluations.json", 1),  # Of the first evaluation.
+      ("info.json", 2), ("evaluations.json", 2),  # Of the best one.
+      ("evaluations.json", 4), ("evaluations.json", 5),  # Decided, not written.
+      ("learning_curve.png", 1)])
+  def test_run_that_dies_while_it_writes_ends_as_an_unbroken_one(
+      self, name, number, unbroken, tmp_path, monkeypatch):
+    args = run_flags(tmp_path / "broken", early_stopping_patience=2)
+    write, writes = script_helpers.finished_file, []
+
+    def die(path):
+      if path.endswith(f"/{name}"):
+        writes.append(path)
+        if len(writes) == number:
+          raise KeyboardInterrupt
+      return write(path)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(script_helpers, "finished_file", die)
+      with pytest.raises(KeyboardInterrupt):
+        train(args, 20, Scorer())
+    assert train(args, 20, Scorer()) == 8
+    assert left(tmp_path / "broken") == unbroken
+
+  def test_run_that_goes_on_did_not_end_early(self, tmp_path):
+    train(run_flags(tmp_path, early_stopping_patience=2), 20, Scorer())
+    assert found(tmp_path)[2] == 8
+    assert train(run_flags(tmp_path), 12, Scorer()) == 12
+    assert found(tmp_path) == ([2, 4, 6, 8, 10, 12], 4, None)
+
+  def test_waiting_ranks_hear_of_a_long_evaluation(
+      self, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation_helpers, "_WORD_SECONDS", 0.0)
+    said = []
+    scorer = Scorer()
+    evaluation = evaluation_helpers.Evaluation(
+        run_flags(tmp_path), METRICS, scorer)
+
+    def work():
+      scorer.after_batch()
+      scorer.after_batch()
+      return True
+
+    assert evaluation.decide(work, lambda word: said.append(word) or word)
+    assert said == [2, 2, 1]  # At work, at work, the training ends.
+    monkeypatch.setattr(horovod_helpers, "is_chief", lambda: False)
+    for ends in (0, 1):
+      heard = iter([2, 2, ends])
+      assert evaluation.decide(None, lambda word: next(heard)) == bool(ends)
+      assert not list(heard)
+
   def test_scores_beyond_the_checkpoint_are_forgotten(self, tmp_path):
     args = run_flags(tmp_path)
     train(args, 4, Scorer())
@@ -136,6 +208,14 @@ class EvaluationTest:
     (tmp_path / "evaluations.json").write_text(json.dumps(log))
     train(args, 6, Scorer())
     assert found(tmp_path) == ([2, 4, 6], 4, None)
+
+
+  def test_so_many_checkpoints_are_kept_and_the_best(self, tmp_path):
+    train(run_flags(tmp_path, keep_checkpoint_max=2), 10, Scorer())
+    steps = [step for step, _ in checkpoint_helpers.saved_steps(str(tmp_path))]
+    assert steps == [8, 10]
+    assert checkpoint_helpers.step_of(
+        checkpoint_helpers.chosen_checkpoint(run_flags(tmp_path))) == 4
 
 
 class EvaluateAllTest:

@@ -135,6 +135,7 @@ class InPartsTest:
 
   @pytest.mark.parametrize("script, count, others", [
       ("classifier", 4, {}), ("pretraining", 2, {}),
+      ("classifier", 4, dict(class_weights=(0.2, 3.0), label_smoothing=0.2)),
       ("squad", 8, dict(optimizer="lamb", layerwise_lr_decay=0.8,
                         freeze_layers=1, lr_schedule="cosine"))])
   def test_update_is_that_of_the_whole_batch(self, script, count, others):
@@ -145,7 +146,7 @@ class InPartsTest:
     assert_same_update(whole, parts)
     frozen = {name for name in parts.after
               if "embeddings" in name or "layer_0" in name}
-    if others:  # They stay, without slots and without a backward pass.
+    if "freeze_layers" in others:  # They stay, without slots and without a backward pass.
       assert len(frozen) == 21
       for name in frozen:
         np.testing.assert_array_equal(parts.before[name], parts.after[name])
@@ -154,6 +155,22 @@ class InPartsTest:
       assert not [name for name in backwards
                   if "layer_0" in name or "/embeddings" in name]
       assert [name for name in backwards if "layer_1/attention" in name]
+
+  def test_loss_scale_does_not_change_what_is_clipped(self):
+    whole, parts = (
+        update("classifier", options(
+            precision="fp16", num_accumulation_steps=count))
+        for count in (1, 4))
+    plain = update("classifier", options())
+    assert whole.norm > 1.2  # Clipping acts.
+    for one in (whole, parts):
+      np.testing.assert_allclose(one.norm, plain.norm, rtol=5e-3)
+      for name in ("embeddings/word_embeddings",
+                   "encoder/layer_1/output/dense/kernel"):
+        slot = f"bert/{name}/adam_m"
+        np.testing.assert_allclose(
+            one.after[slot], plain.after[slot], rtol=0.1,
+            atol=1e-2 * np.abs(plain.after[slot]).max(), err_msg=slot)
 
   def test_update_of_a_module_of_the_hub(self, tmp_path):
     model = conftest.TinyModel(tmp_path, hidden_dropout_prob=0.0,

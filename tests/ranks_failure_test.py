@@ -280,6 +280,23 @@ class LossBoundTest:
     assert "Traceback" not in run.stdout
 
 
+class EvaluationTest:
+
+  def test_ranks_wait_for_a_long_evaluation_and_end_at_the_same_step(
+      self, tmp_path):
+    run = conftest.run_script(
+        "tests/rank_programs/evaluate_slowly.py", f"--output_dir={tmp_path}",
+        launcher=[*MPIRUN, "2"], env={
+            "HOROVOD_STALL_CHECK_TIME_SECONDS": "2",
+            "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "15"})
+    assert run.returncode == 0, run.stdout
+    log = json.loads((tmp_path / "evaluations.json").read_text())
+    assert [x["step"] for x in log["evaluations"]] == [2, 4, 6]
+    assert (log["best_step"], log["stopped_early_at"]) == (4, 6)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == [
+        "6", "6"]
+
+
 def files(folder, names):
   return {name: (pathlib.Path(folder) / name).read_bytes() for name in names}
 

@@ -383,3 +383,15 @@ class FlagsTest:
     assert set(run.stdout.split()) >= {
         "cpu_only", "do_eval", "use_horovod", "write_offsets",
         "preprocess_workers", "version_2_with_negative", "doc_stride"}
+
+
+class ScoreNamesTest:
+
+  @pytest.mark.parametrize("version_2, expected", [
+      (False, ("f1", "exact_match")),
+      (True, ("f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1",
+              "best_exact", "best_f1", "exact", "nbest_best_exact",
+              "nbest_best_f1"))])
+  def test_all_that_tell_a_good_model(self, version_2, expected):
+    args = types.SimpleNamespace(version_2_with_negative=version_2)
+    assert run_squad._score_names(args) == expected
