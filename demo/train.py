@@ -31,6 +31,7 @@ import time
 from absl import flags
 import tensorflow as tf
 
+from demo import alias_helpers
 from demo import config_helpers
 from demo import horovod_helpers
 from demo import script_helpers
@@ -237,6 +238,10 @@ def _parse(values, argv, known_only=False):
   """Parses a command line (ValueError where absl refuses it)."""
   try:
     return values(argv, known_only=known_only)
+  except flags.UnrecognizedFlagError as error:
+    instead = alias_helpers.FOREIGN_OPTIONS.get(error.flagname)
+    raise ValueError(f"--{error.flagname} means nothing here: {instead}."
+                     if instead else str(error)) from None
   except flags.Error as error:
     raise ValueError(" ".join(str(error).split())) from None
 

@@ -138,6 +138,9 @@ class ResolveTest:
        "Did you mean trainer.max_steps?"),
       (["--config_file=none.yaml"], "--config_file=none.yaml is neither here"),
       (["--bert_config_file"], "Missing value for flag"),
+      (["--cs_ip", "1.2.3.4"], "--cs_ip means nothing here: there is no such "
+       "machine: leave it out."),
+      (["--steps=3"], "--max_steps is the number of steps in all"),
   ])
   def test_mistakes_are_one_line(self, classify, argv, message):
     with pytest.raises(ValueError) as error:
