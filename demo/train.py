@@ -61,6 +61,9 @@ _EVALUATION_FLAGS = {
     "early_stopping_patience": ("train_and_eval",),
     "best_metric": ("train_and_eval", "eval_all", "continuous_eval"),
 }
+# What each step may read instead of text.
+_RECORDS = {"do_train": "train_records", "do_eval": "eval_records",
+            "do_predict": "predict_records"}
 
 
 class Experiment(collections.namedtuple(
@@ -308,7 +311,9 @@ def _fit_to_mode(config, mode, notes):
     if (mode not in modes and name in settings
         and settings[name].origin != _COMMAND_LINE):
       del settings[name]
-  if mode == "train_and_eval" and "eval_every_steps" not in settings:
+  if config.value("use_tpu"):
+    _fit_to_tpu(config, mode, notes)
+  elif mode == "train_and_eval" and "eval_every_steps" not in settings:
     config.set("eval_every_steps", config.value("save_checkpoints_steps"),
                f"--mode={mode}")
   # Cerebras' --checkpoint_path is where a training begins.
@@ -318,6 +323,25 @@ def _fit_to_mode(config, mode, notes):
     config.set("init_checkpoint", value, origin)
     notes.append("--checkpoint_path is taken for --init_checkpoint, for this "
                  "is a training.")
+
+
+def _fit_to_tpu(config, mode, notes):
+  """A TPU has a name, and evaluates when the training is over."""
+  settings = config.settings
+  # The Model Garden's strategy tpu, copied to a machine without one.
+  origin = settings["use_tpu"].origin
+  if (origin != _COMMAND_LINE and not config.value("tpu_name")
+      and not config.value("master")):
+    raise ValueError(f"{origin}: a TPU is asked for, and none is named: pass "
+                     f"--tpu, or give distribution_strategy: mirrored for CPUs "
+                     f"and GPUs.")
+  left_out = [name for name in _EVALUATION_FLAGS if name in settings
+              and settings[name].origin != _COMMAND_LINE]
+  for name in left_out:
+    del settings[name]
+  if mode == "train_and_eval" and left_out:
+    notes.append(f"A TPU evaluates at the end only: "
+                 f"{', '.join(sorted(left_out))} left out.")
 
 
 def _bert_config_file(config):
@@ -406,6 +430,32 @@ def launch_command(plan):
   return command + ["--", plan.script, *plan.arguments]
 
 
+def _check_records(plan):
+  """Refuses records for a part of the run, and nothing for the rest.
+
+  The script would ask for a folder of text, which who has records has not.
+
+  Args:
+    plan: Plan.
+
+  Raises:
+    ValueError: names what is missing.
+  """
+  config = plan.config
+  given = [name for name in _RECORDS.values() if config.value(name)]
+  if not given or any(config.value(name) for name in (
+      "data_dir", "use_tfds", "train_file", "dev_file", "test_file")):
+    return
+  for step, name in _RECORDS.items():
+    if config.value(step) and config.has_flag(name) and not config.value(name):
+      raise ValueError(
+          f"--mode={plan.mode}: {config.settings[given[0]].origin} gives "
+          f"--{given[0]}, but there is no --{name} (data.{name}"
+          + {"eval_records": ", task.validation_data.input_path",
+             "train_records": ", task.train_data.input_path"}.get(name, "")
+          + ").")
+
+
 def _run_seeds(plan, argv):
   """Trains with each seed in a process of its own; returns an exit status."""
   seeds = seed_helpers.parse_seeds(plan.options.seeds)
@@ -469,6 +519,7 @@ def run(argv):
   if options.show_config:
     print(plan.to_yaml(with_origins=True), end="")
     return 0
+  _check_records(plan)
   is_chief = horovod_helpers.comm_rank() == 0
   if is_chief:
     for note in plan.notes:

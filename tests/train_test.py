@@ -188,6 +188,26 @@ class ResolveTest:
     plan = classify("--tpu=name")
     assert {"--use_tpu=True", "--tpu_name=name"} <= set(plan.arguments)
 
+  def test_a_tpu_evaluates_at_the_end(self, classify):
+    text = "trainer: {eval_every_steps: 7, early_stopping_patience: 2}"
+    plan = classify("--tpu=name", text=text, mode="train_and_eval")
+    assert "eval_every_steps" not in values(plan)
+    assert plan.notes == ["A TPU evaluates at the end only: "
+                          "early_stopping_patience, eval_every_steps left out."]
+    plan = classify("--tpu=name", "--eval_every_steps=7", mode="train_and_eval")
+    assert values(plan)["eval_every_steps"] == 7  # The script refuses it.
+
+  def test_a_tpu_without_a_name(self, classify):
+    strategy = "--params_override=runtime.distribution_strategy=tpu"
+    message = "a TPU is asked for, and none is named: pass --tpu, or give"
+    with pytest.raises(ValueError, match=f"distribution_strategy: {message}"):
+      classify(strategy, "--tpu=")
+    with pytest.raises(ValueError, match=f"own.yaml, line 2: {message}"):
+      classify(text="runtime: {distribution_strategy: tpu}")
+    assert classify(strategy, "--tpu=t").config.value("tpu_name") == "t"
+    assert classify(strategy + ",runtime.master=grpc://a").config.value(
+        "use_tpu")
+
   def test_absls_flags_reach_the_script(self, classify):
     assert "--verbosity=1" in classify("-v", "1").arguments
 
@@ -344,6 +364,20 @@ class RunTest:
             f"model") in capsys.readouterr().err
     assert (tmp_path / "params.yaml").read_text() == before
     assert len(scripts) == 1
+
+  def test_records_for_a_part_of_the_run(self, scripts, tmp_path, capsys):
+    argv = [*self.ARGV, f"--output_dir={tmp_path}", "--params_override="
+            "task.train_data.input_path=a"]
+    assert train.main(argv) == 0
+    assert train.main([*argv, "--mode=train_and_eval"]) == 1
+    assert ("--mode=train_and_eval: --params_override, task.train_data."
+            "input_path gives --train_records, but there is no --eval_records "
+            "(data.eval_records, task.validation_data.input_path)."
+            ) in capsys.readouterr().err
+    for more in ("--eval_records=b", "--data_dir=c", "--dev_file=d"):
+      assert train.main([*argv, "--mode=train_and_eval", more]) == 0
+    assert train.main([*argv, "--mode=predict"]) == 1
+    assert len(scripts) == 4
 
   def test_shows_each_values_origin(self, scripts, tmp_path, capsys):
     assert train.main([*self.ARGV, f"--output_dir={tmp_path}/x",
