@@ -200,7 +200,7 @@ def resolve(argv):
   for flag in _mode_flags(experiment, mode, config):
     config.set(flag, True, f"--mode={mode}")
   for layer in layers:
-    config.add(layer)
+    _add(config, layer, name, name_origin)
   for flag in script_names | set(_LAUNCH_FLAGS):
     if command_line[flag].present:
       config.set(flag, command_line[flag].value, _COMMAND_LINE)
@@ -211,6 +211,8 @@ def resolve(argv):
   _fit_to_mode(config, mode, notes)
   ranks = config.value("num_ranks") or 1
   config.finish(max(ranks, horovod_helpers.comm_size()))
+  if mode in _TRAINING_MODES:
+    _note_endless_warmup(config, notes)
   if config.ignored:
     notes.append("Without a meaning here, and passed over: "
                  + ", ".join(sorted(set(config.ignored))) + ".")
@@ -291,6 +293,30 @@ def _head(options, layers, name, *aliases):
         (f"{origin}: {name} is {value!r}" if value else f"--{name} is missing")
         + f": one of {', '.join(known)} is needed.")
   return value, origin
+
+
+def _add(config, layer, experiment, origin):
+  """Adds a layer; a file of another experiment is named as such."""
+  try:
+    config.add(layer)
+  except ValueError as error:
+    for leaf in layer:
+      if leaf.key == "experiment" and leaf.value != experiment:
+        raise ValueError(
+            f"{error} The file is for {leaf.value}, but {experiment} is the "
+            f"experiment ({origin}).") from None
+    raise
+
+
+def _note_endless_warmup(config, notes):
+  """A pretraining that is cut short may be all warm-up."""
+  steps, warmup = (config.value("num_train_steps"),
+                   config.value("num_warmup_steps"))
+  if steps and warmup and warmup >= steps:
+    notes.append(f"After {steps} steps the {warmup} of the warm-up are not "
+                 f"over, and the rate stays below "
+                 f"{config.value('learning_rate'):g}: give a smaller "
+                 f"trainer.num_warmup_steps.")
 
 
 def _mode_flags(experiment, mode, config):

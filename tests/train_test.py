@@ -188,6 +188,26 @@ class ResolveTest:
     plan = classify("--tpu=name")
     assert {"--use_tpu=True", "--tpu_name=name"} <= set(plan.arguments)
 
+  def test_a_file_of_another_experiment_is_named(self, classify, resolve):
+    with pytest.raises(ValueError, match="has no flag --max_query_length. The "
+                       "file is for bert/squad, but bert/sentence_prediction is "
+                       "the experiment .the command line.."):
+      classify("--config_file=experiments/squad_v1.yaml")
+    with pytest.raises(ValueError, match="experiment .*glue_rte.yaml, line "):
+      resolve("-p", "experiments/squad_v1.yaml", "-p",
+              "experiments/glue_rte.yaml", "-m", "train", "-o", "x")
+
+  def test_a_warm_up_longer_than_the_training(self, resolve, tmp_path):
+    (tmp_path / "a.yaml").write_text(SIZES)
+    argv = ["-p", "a.yaml", "-o", "x", "--experiment=bert/pretraining"]
+    train_steps = "--params_override=trainer.train_steps=30"
+    (note,) = resolve(*argv, "-m", "train", train_steps).notes
+    assert "After 30 steps the 10000 of the warm-up are not over" in note
+    assert not resolve(*argv, "-m", "train").notes
+    assert not resolve(*argv, "-m", "eval", train_steps).notes
+    assert not resolve(*argv, "-m", "train", train_steps,
+                       "--num_warmup_steps=3").notes
+
   def test_a_tpu_evaluates_at_the_end(self, classify):
     text = "trainer: {eval_every_steps: 7, early_stopping_patience: 2}"
     plan = classify("--tpu=name", text=text, mode="train_and_eval")
