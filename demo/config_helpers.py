@@ -92,11 +92,12 @@ class Setting(collections.namedtuple("Setting", ["value", "origin"])):
   """
 
 
-def find_config(name):
+def find_config(name, flag="config_file"):
   """Returns the path of a configuration.
 
   Args:
     name: string, a path from here, from demo/configs, demo or the project.
+    flag: string, the flag that names it.
 
   Raises:
     ValueError: there is none; names the nearest one that is shipped.
@@ -111,7 +112,7 @@ def find_config(name):
   near = difflib.get_close_matches(
       "/".join(name.split("/")[-2:]), shipped, 1, 0.5)
   raise ValueError(
-      f"--config_file={name} is neither here nor in demo/configs."
+      f"--{flag}={name} is neither here nor in demo/configs."
       + (f" Did you mean {near[0]}?" if near else
          " demo/configs/experiments and demo/configs/models have some."))
 
@@ -145,6 +146,8 @@ def parse_config(text, origin):
   except yaml.YAMLError as error:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or " ".join(str(error).split())
+    if "'\\t'" in problem:
+      problem = "a tab: indent with spaces"
     raise ValueError(
         origin + (f", line {mark.line + 1}" if mark else "")
         + f": no YAML ({problem}).") from None
@@ -171,6 +174,8 @@ def _leaves(mapping, prefix, origin, parents):
   """Yields the Leafs below a node; `parents`: list of the nodes above."""
   for key_node, node in mapping.value:
     where = f"{origin}, line {key_node.start_mark.line + 1}"
+    if key_node.tag == "tag:yaml.org,2002:merge":
+      raise ValueError(f"{where}: '<<' is not taken: write the values out.")
     if not isinstance(key_node, yaml.ScalarNode):
       raise ValueError(f"{where}: a name is needed before the colon.")
     key = f"{prefix}{key_node.value}"
@@ -218,25 +223,68 @@ def parse_override(text):
     ValueError: it is none of these.
   """
   origin = "--params_override"
-  if re.match(r"\s*[\w.]+\s*=", text):
+  if re.match(r"[\s,]*[^\s=,:{}\[\]]+\s*=", text):
     leaves = {}
-    # A comma within a value, as in labels=a,b, begins no new pair.
-    for pair in re.split(r",(?=\s*[\w.]+\s*=)", text):
-      key, _, value = pair.strip().partition("=")
+    for pair in _pairs(text):
+      key, _, value = pair.partition("=")
       where = f"{origin}, {key.strip()}"
-      try:
-        node = yaml.compose(value, yaml.SafeLoader)
-      except yaml.YAMLError:
-        node = None
-      if node is None or isinstance(node, yaml.MappingNode):
-        leaf = Leaf(key.strip(), value, "text", where)
-      else:
-        leaf = _leaf(key.strip(), node, where)
+      node = _scalar_or_list(value)
+      leaf = (Leaf(key.strip(), value, "text", where) if node is None else
+              _leaf(key.strip(), node, where))
       leaves[leaf.key] = leaf  # The last one counts, as on a command line.
     return list(leaves.values())
   if re.fullmatch(r"\S+\.(ya?ml|json)", text):
-    return read_config(find_config(text))
-  return parse_config(text, origin)
+    return read_config(find_config(text, "params_override"))
+  if re.fullmatch(r"[\w.,:-]*\w", text):
+    raise ValueError(f"{origin}, line 1: sections such as 'trainer:' are "
+                     f"needed, or pairs such as trainer.max_steps=100, not "
+                     f"{text}.")
+  return parse_config(text.lstrip(", \n"), origin)
+
+
+def _pairs(text):
+  """Yields the pairs a.b=c (string) of a text; commas at its ends are none."""
+  # A comma within a value, as in labels=a,b, begins no new pair.
+  parts = re.split(r",(?=\s*[\w.-]+\s*=)", text)
+  while parts:
+    pair, *parts = parts
+    value = pair.partition("=")[2].strip()
+    if value[:1] in ("'", '"', "["):
+      # What is quoted may look like a pair.
+      for end in range(len(parts) + 1):
+        whole = ",".join([pair, *parts[:end]])
+        if _scalar_or_list(whole.partition("=")[2].rstrip(", \n")) is not None:
+          pair, parts = whole, parts[end:]
+          break
+    pair = pair.strip(", \n")
+    if pair:
+      yield pair
+
+
+def _scalar_or_list(text):
+  """A text's yaml.Node if it is a scalar or a list, else None."""
+  try:
+    node = yaml.compose(text, yaml.SafeLoader)
+  except yaml.YAMLError:
+    return None
+  return None if isinstance(node, yaml.MappingNode) else node
+
+
+def _is_empty_section(leaf):
+  """Whether a Leaf is a section whose values are all left out.
+
+  Args:
+    leaf: Leaf.
+
+  Raises:
+    ValueError: it is a section, and has a value itself.
+  """
+  if leaf.key not in SECTIONS and not alias_helpers.is_section(leaf.key):
+    return False
+  if leaf.kind != "null":
+    raise ValueError(f"{leaf.origin}: {leaf.key} is a section: names with "
+                     f"values are needed below it, not {leaf.value!r}.")
+  return True
 
 
 def section_of(name):
@@ -292,7 +340,8 @@ def parse_value(flag, leaf):
     shown = leaf.value if leaf.kind != "quoted" else repr(leaf.value)
     raise ValueError(
         f"{leaf.origin}: {leaf.key} is {shown}, but {needed} is needed"
-        + (": put it in quotes." if is_text and leaf.kind == "bool" else "."))
+        + (": put it in quotes." if is_text and leaf.kind == "bool" else
+           ", without quotes." if leaf.kind == "quoted" else "."))
   return value
 
 
@@ -361,7 +410,7 @@ class Configuration(object):
     """
     found = {}  # (place, name) -> (Leaf, Setting).
     for leaf in leaves:
-      if leaf.key in _HEAD:
+      if leaf.key in _HEAD or _is_empty_section(leaf):
         continue
       for target in self._targets(leaf):
         name, own = target.key, target._replace(key=leaf.key)
@@ -373,7 +422,14 @@ class Configuration(object):
           raise ValueError(
               f"{leaf.origin}: {leaf.key} and {other.key} ({other.origin}) "
               f"both stand for {name} and differ.")
-    # Rivals of one layer stand side by side.
+    names = {name: leaf for leaf, (_, name, _) in found.values()}
+    for name, foreign in (("train_batch_size", "global_batch_size"),
+                          ("warmup_proportion", "warmup_steps")):
+      if name in names and foreign in names:
+        one, other = names[name], names[foreign]
+        raise ValueError(f"{other.origin}: {other.key} and {one.key} "
+                         f"({one.origin}) say the same: give one of them.")
+    # Other rivals of one layer stand side by side.
     for _, (place, name, setting) in found.values():
       self._store(place, name, setting)
     for _, (place, name, setting) in found.values():
@@ -487,11 +543,15 @@ class Configuration(object):
     if "vocab_size" not in sizes:
       raise ValueError(f"{origin}: a model is described, but model.vocab_size "
                        f"is missing.")
-    config = modeling.BertConfig(**sizes)
+    # BertConfig's own default, 16, fits no checkpoint that was published.
+    config = modeling.BertConfig(**{"type_vocab_size": 2, **sizes})
     try:
       flag_helpers.check_bert_config("(none)", config)
     except ValueError as error:
-      raise ValueError(f"{origin}: {str(error).partition(': ')[2]}") from None
+      named = [self.sizes[name].origin for name in re.findall(
+          r"\w+", str(error)) if name in self.sizes]
+      raise ValueError(f"{(named or [origin])[0]}: "
+                       f"{str(error).partition(': ')[2]}") from None
     return config.to_json_string()
 
   def to_yaml(self, head, left_out, with_origins=False):

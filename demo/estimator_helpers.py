@@ -176,6 +176,15 @@ def effective_learning_rate(args):
   return rate
 
 
+def _log_begin(args, steps_done):
+  """Says where a training's weights are from, where nothing else does."""
+  if steps_done:
+    logging.info("  Goes on from step %d", steps_done)
+  elif not any(getattr(args, flag, None) for flag in (
+      "init_checkpoint", "bert_hub_module_handle")):
+    logging.info("  Weights = random, for there is no --init_checkpoint")
+
+
 def train(args, estimator, input_fn, num_examples, num_train_steps,
           rate_collection, first_synapse_step, evaluation=None):
   """Trains up to a step, unless the newest checkpoint is already there.
@@ -233,6 +242,7 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     if evaluation:  # The run that trained may have died before.
       evaluation.finish()
     return
+  _log_begin(args, steps_done[0])
   if args.random_seed is not None and steps_done[0]:
     input_fn = _going_on(input_fn, steps_done[0])
   perf_hook = horovod_helpers.PerfLoggingHook(total_batch_size, "train")

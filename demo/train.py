@@ -31,6 +31,7 @@ import time
 from absl import flags
 import tensorflow as tf
 
+from demo import alias_helpers
 from demo import config_helpers
 from demo import horovod_helpers
 from demo import script_helpers
@@ -60,6 +61,9 @@ _EVALUATION_FLAGS = {
     "early_stopping_patience": ("train_and_eval",),
     "best_metric": ("train_and_eval", "eval_all", "continuous_eval"),
 }
+# What each step may read instead of text.
+_RECORDS = {"do_train": "train_records", "do_eval": "eval_records",
+            "do_predict": "predict_records"}
 
 
 class Experiment(collections.namedtuple(
@@ -196,7 +200,7 @@ def resolve(argv):
   for flag in _mode_flags(experiment, mode, config):
     config.set(flag, True, f"--mode={mode}")
   for layer in layers:
-    config.add(layer)
+    _add(config, layer, name, name_origin)
   for flag in script_names | set(_LAUNCH_FLAGS):
     if command_line[flag].present:
       config.set(flag, command_line[flag].value, _COMMAND_LINE)
@@ -207,6 +211,8 @@ def resolve(argv):
   _fit_to_mode(config, mode, notes)
   ranks = config.value("num_ranks") or 1
   config.finish(max(ranks, horovod_helpers.comm_size()))
+  if mode in _TRAINING_MODES:
+    _note_endless_warmup(config, notes)
   if config.ignored:
     notes.append("Without a meaning here, and passed over: "
                  + ", ".join(sorted(set(config.ignored))) + ".")
@@ -237,6 +243,10 @@ def _parse(values, argv, known_only=False):
   """Parses a command line (ValueError where absl refuses it)."""
   try:
     return values(argv, known_only=known_only)
+  except flags.UnrecognizedFlagError as error:
+    instead = alias_helpers.FOREIGN_OPTIONS.get(error.flagname)
+    raise ValueError(f"--{error.flagname} means nothing here: {instead}."
+                     if instead else str(error)) from None
   except flags.Error as error:
     raise ValueError(" ".join(str(error).split())) from None
 
@@ -285,6 +295,30 @@ def _head(options, layers, name, *aliases):
   return value, origin
 
 
+def _add(config, layer, experiment, origin):
+  """Adds a layer; a file of another experiment is named as such."""
+  try:
+    config.add(layer)
+  except ValueError as error:
+    for leaf in layer:
+      if leaf.key == "experiment" and leaf.value != experiment:
+        raise ValueError(
+            f"{error} The file is for {leaf.value}, but {experiment} is the "
+            f"experiment ({origin}).") from None
+    raise
+
+
+def _note_endless_warmup(config, notes):
+  """A pretraining that is cut short may be all warm-up."""
+  steps, warmup = (config.value("num_train_steps"),
+                   config.value("num_warmup_steps"))
+  if steps and warmup and warmup >= steps:
+    notes.append(f"After {steps} steps the {warmup} of the warm-up are not "
+                 f"over, and the rate stays below "
+                 f"{config.value('learning_rate'):g}: give a smaller "
+                 f"trainer.num_warmup_steps.")
+
+
 def _mode_flags(experiment, mode, config):
   """The flags (string) that a mode sets (ValueError if the script has none)."""
   names = list(_MODES[mode])
@@ -303,7 +337,9 @@ def _fit_to_mode(config, mode, notes):
     if (mode not in modes and name in settings
         and settings[name].origin != _COMMAND_LINE):
       del settings[name]
-  if mode == "train_and_eval" and "eval_every_steps" not in settings:
+  if config.value("use_tpu"):
+    _fit_to_tpu(config, mode, notes)
+  elif mode == "train_and_eval" and "eval_every_steps" not in settings:
     config.set("eval_every_steps", config.value("save_checkpoints_steps"),
                f"--mode={mode}")
   # Cerebras' --checkpoint_path is where a training begins.
@@ -313,6 +349,25 @@ def _fit_to_mode(config, mode, notes):
     config.set("init_checkpoint", value, origin)
     notes.append("--checkpoint_path is taken for --init_checkpoint, for this "
                  "is a training.")
+
+
+def _fit_to_tpu(config, mode, notes):
+  """A TPU has a name, and evaluates when the training is over."""
+  settings = config.settings
+  # The Model Garden's strategy tpu, copied to a machine without one.
+  origin = settings["use_tpu"].origin
+  if (origin != _COMMAND_LINE and not config.value("tpu_name")
+      and not config.value("master")):
+    raise ValueError(f"{origin}: a TPU is asked for, and none is named: pass "
+                     f"--tpu, or give distribution_strategy: mirrored for CPUs "
+                     f"and GPUs.")
+  left_out = [name for name in _EVALUATION_FLAGS if name in settings
+              and settings[name].origin != _COMMAND_LINE]
+  for name in left_out:
+    del settings[name]
+  if mode == "train_and_eval" and left_out:
+    notes.append(f"A TPU evaluates at the end only: "
+                 f"{', '.join(sorted(left_out))} left out.")
 
 
 def _bert_config_file(config):
@@ -401,6 +456,32 @@ def launch_command(plan):
   return command + ["--", plan.script, *plan.arguments]
 
 
+def _check_records(plan):
+  """Refuses records for a part of the run, and nothing for the rest.
+
+  The script would ask for a folder of text, which who has records has not.
+
+  Args:
+    plan: Plan.
+
+  Raises:
+    ValueError: names what is missing.
+  """
+  config = plan.config
+  given = [name for name in _RECORDS.values() if config.value(name)]
+  if not given or any(config.value(name) for name in (
+      "data_dir", "use_tfds", "train_file", "dev_file", "test_file")):
+    return
+  for step, name in _RECORDS.items():
+    if config.value(step) and config.has_flag(name) and not config.value(name):
+      raise ValueError(
+          f"--mode={plan.mode}: {config.settings[given[0]].origin} gives "
+          f"--{given[0]}, but there is no --{name} (data.{name}"
+          + {"eval_records": ", task.validation_data.input_path",
+             "train_records": ", task.train_data.input_path"}.get(name, "")
+          + ").")
+
+
 def _run_seeds(plan, argv):
   """Trains with each seed in a process of its own; returns an exit status."""
   seeds = seed_helpers.parse_seeds(plan.options.seeds)
@@ -464,6 +545,7 @@ def run(argv):
   if options.show_config:
     print(plan.to_yaml(with_origins=True), end="")
     return 0
+  _check_records(plan)
   is_chief = horovod_helpers.comm_rank() == 0
   if is_chief:
     for note in plan.notes:

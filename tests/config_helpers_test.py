@@ -115,12 +115,28 @@ runtime: {use_xla: yes, loss_scale: 128, precision: fp16}
       ("runtime: {profile_steps: 9}", "line 1: --profile_steps=9"),
       ("model: {hidden_act: swish}", "should be one of <gelu|relu|tanh|linear>"),
       ("model: {hidden_size: 0}", "model.hidden_size is 0"),
+      ("data:\ntrainer: 3", "line 2: trainer is a section: names with values "
+       "are needed below it, not '3'."),
+      ("task: {train_data: x}", "task.train_data is a section"),
+      ("trainer: {train_batch_size: '8'}", "is '8', but a whole number is "
+       "needed, without quotes."),
+      ("task: {train_data: {global_batch_size: 8}}\n"
+       "trainer: {train_batch_size: 9}", "line 1: task.train_data."
+       "global_batch_size and trainer.train_batch_size (a.yaml, line 2) say "
+       "the same: give one of them."),
+      ("trainer: {<<: {log_steps: 3}}", "line 1: '<<' is not taken"),
   ])
   def test_mistakes_are_named_with_file_and_line(self, text, message):
     with pytest.raises(ValueError) as error:
       configuration(text)
     assert str(error.value).startswith("a.yaml, line ")
     assert message in str(error.value)
+
+  def test_a_section_may_be_empty(self):
+    config = configuration(
+        "data:\ntask:\n  train_data:\ntrainer:\n  # max_steps: 3\n"
+        "eval_input:\nruntime: {}\n")
+    assert not config.settings and not config.ignored
 
   def test_a_mistake_that_a_later_layer_takes_back_does_no_harm(self):
     config = configuration("trainer: {train_batch_size: 0}",
@@ -145,6 +161,7 @@ class ParseConfigTest:
       ("a: 1\nb: [", "line 2: no YAML"),
       ("a: 1\n---\nb: 2", "line 2: no YAML"),
       ("a: \x00", "no YAML"),
+      ("a:\n\tb: 1", "line 2: no YAML (a tab: indent with spaces)"),
       ("- a", "line 1: sections such as 'trainer:' are needed"),
       ("? [a]\n: b", "line 1: a name is needed"),
       ("a: &a {b: *a}", "line 1: a.b contains itself"),
@@ -186,6 +203,29 @@ class ParseOverrideTest:
         ("a.b", "1"), ("c.d", "x,y"), ("e.f", "gs://a/*.rec"), ("g", ""),
         ("h.i", ["1", "2"]), ("k", "a=b"), ("j", "a: b")]
     assert leaves[1].origin == "--params_override, c.d"
+
+  def test_quotes_keep_a_value_together(self):
+    leaves = config_helpers.parse_override(
+        "a.b='x,y=z',c.d=\"u, v=w\",e.f=[g=h,i=j],k=it's,l=m,n='o,p=q")
+    assert [(leaf.key, leaf.value) for leaf in leaves] == [
+        ("a.b", "x,y=z"), ("c.d", "u, v=w"), ("e.f", ["g=h", "i=j"]),
+        ("k", "it's"), ("l", "m"), ("n", "'o"), ("p", "q")]
+
+  def test_commas_too_many(self):
+    # As of PARAMS=$PARAMS,a.b=1 in a shell that has no PARAMS.
+    for text in (",a.b=1", "a.b=1,", " , a.b=1 ,, c.d=2,"):
+      assert config_helpers.parse_override(text)[0][:2] == ("a.b", "1")
+    assert config_helpers.parse_override(",") == []
+
+  def test_what_is_no_pair_is_named(self):
+    for key in ("learning-rate", "--learning_rate"):
+      (leaf,) = config_helpers.parse_override(f"{key}=3")
+      assert leaf.key == key
+    with pytest.raises(ValueError, match="or pairs such as trainer.max_steps="
+                       "100, not trainer.log_steps:3"):
+      config_helpers.parse_override("trainer.log_steps:3")
+    with pytest.raises(ValueError, match="--params_override=none.yaml is nei"):
+      config_helpers.parse_override("none.yaml")
 
   def test_text_and_files(self, tmp_path):
     for text in ("trainer: {max_steps: 5}", '{"trainer": {"max_steps": 5}}',
@@ -230,7 +270,9 @@ class BertConfigTest:
   def test_sizes_make_a_model(self):
     config = configuration("model: {vocab_size: 99, hidden_size: 24}")
     made = json.loads(config.bert_config())
-    assert made == {**modeling.BertConfig(99).to_dict(), "hidden_size": 24}
+    # All checkpoints that were published have two segments.
+    assert made == {**modeling.BertConfig(99).to_dict(), "hidden_size": 24,
+                    "type_vocab_size": 2}
     assert configuration("").bert_config() is None
 
   @pytest.mark.parametrize("text, message", [
@@ -241,6 +283,11 @@ class BertConfigTest:
   def test_refuses_half_a_model(self, text, message):
     with pytest.raises(ValueError, match=f"a.yaml, line 1: .*{message}"):
       configuration(text).bert_config()
+
+  def test_the_place_is_that_of_the_size(self):
+    with pytest.raises(ValueError, match="b.yaml, line 2: hidden_size 25 is"):
+      configuration("model: {vocab_size: 9, num_attention_heads: 2}",
+                    "model:\n  hidden_size: 25").bert_config()
 
 
 class ToYamlTest:
@@ -307,8 +354,12 @@ class ShippedTest:
             script, config_helpers.flags_of(DEFINE[script]))
         config.add(leaves)
         config.finish(1)
+        if config.sizes:
+          made = json.loads(config.bert_config())
+          assert (made["type_vocab_size"], made["initializer_range"]) == (
+              2, 0.02), path
         if kind == "models":
-          config.bert_config()
+          assert config.sizes, path
         else:
           assert not config.ignored, path
 

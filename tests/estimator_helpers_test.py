@@ -159,6 +159,23 @@ def model_of_losses(losses):
   return model_fn
 
 
+class LogBeginTest:
+
+  @pytest.mark.parametrize("flags, steps_done, line", [
+      ({}, 0, "  Weights = random, for there is no --init_checkpoint"),
+      ({"init_checkpoint": None}, 7, "  Goes on from step 7"),
+      ({"init_checkpoint": "x"}, 7, "  Goes on from step 7"),
+      ({"init_checkpoint": "x"}, 0, None),  # Its coverage is said elsewhere.
+      ({"init_checkpoint": None, "bert_hub_module_handle": "x"}, 0, None)])
+  def test_where_the_weights_are_from(self, flags, steps_done, line,
+                                      monkeypatch):
+    lines = []
+    monkeypatch.setattr(estimator_helpers.logging, "info",
+                        lambda text, *args: lines.append(text % args))
+    estimator_helpers._log_begin(run_flags("", **flags), steps_done)  # pylint: disable=protected-access
+    assert lines == ([line] if line else [])
+
+
 class LossBoundTest:
 
   def train(self, folder, losses, save_steps, bound=10.0):

@@ -138,6 +138,9 @@ class ResolveTest:
        "Did you mean trainer.max_steps?"),
       (["--config_file=none.yaml"], "--config_file=none.yaml is neither here"),
       (["--bert_config_file"], "Missing value for flag"),
+      (["--cs_ip", "1.2.3.4"], "--cs_ip means nothing here: there is no such "
+       "machine: leave it out."),
+      (["--steps=3"], "--max_steps is the number of steps in all"),
   ])
   def test_mistakes_are_one_line(self, classify, argv, message):
     with pytest.raises(ValueError) as error:
@@ -184,6 +187,46 @@ class ResolveTest:
   def test_tpu(self, classify):
     plan = classify("--tpu=name")
     assert {"--use_tpu=True", "--tpu_name=name"} <= set(plan.arguments)
+
+  def test_a_file_of_another_experiment_is_named(self, classify, resolve):
+    with pytest.raises(ValueError, match="has no flag --max_query_length. The "
+                       "file is for bert/squad, but bert/sentence_prediction is "
+                       "the experiment .the command line.."):
+      classify("--config_file=experiments/squad_v1.yaml")
+    with pytest.raises(ValueError, match="experiment .*glue_rte.yaml, line "):
+      resolve("-p", "experiments/squad_v1.yaml", "-p",
+              "experiments/glue_rte.yaml", "-m", "train", "-o", "x")
+
+  def test_a_warm_up_longer_than_the_training(self, resolve, tmp_path):
+    (tmp_path / "a.yaml").write_text(SIZES)
+    argv = ["-p", "a.yaml", "-o", "x", "--experiment=bert/pretraining"]
+    train_steps = "--params_override=trainer.train_steps=30"
+    (note,) = resolve(*argv, "-m", "train", train_steps).notes
+    assert "After 30 steps the 10000 of the warm-up are not over" in note
+    assert not resolve(*argv, "-m", "train").notes
+    assert not resolve(*argv, "-m", "eval", train_steps).notes
+    assert not resolve(*argv, "-m", "train", train_steps,
+                       "--num_warmup_steps=3").notes
+
+  def test_a_tpu_evaluates_at_the_end(self, classify):
+    text = "trainer: {eval_every_steps: 7, early_stopping_patience: 2}"
+    plan = classify("--tpu=name", text=text, mode="train_and_eval")
+    assert "eval_every_steps" not in values(plan)
+    assert plan.notes == ["A TPU evaluates at the end only: "
+                          "early_stopping_patience, eval_every_steps left out."]
+    plan = classify("--tpu=name", "--eval_every_steps=7", mode="train_and_eval")
+    assert values(plan)["eval_every_steps"] == 7  # The script refuses it.
+
+  def test_a_tpu_without_a_name(self, classify):
+    strategy = "--params_override=runtime.distribution_strategy=tpu"
+    message = "a TPU is asked for, and none is named: pass --tpu, or give"
+    with pytest.raises(ValueError, match=f"distribution_strategy: {message}"):
+      classify(strategy, "--tpu=")
+    with pytest.raises(ValueError, match=f"own.yaml, line 2: {message}"):
+      classify(text="runtime: {distribution_strategy: tpu}")
+    assert classify(strategy, "--tpu=t").config.value("tpu_name") == "t"
+    assert classify(strategy + ",runtime.master=grpc://a").config.value(
+        "use_tpu")
 
   def test_absls_flags_reach_the_script(self, classify):
     assert "--verbosity=1" in classify("-v", "1").arguments
@@ -341,6 +384,20 @@ class RunTest:
             f"model") in capsys.readouterr().err
     assert (tmp_path / "params.yaml").read_text() == before
     assert len(scripts) == 1
+
+  def test_records_for_a_part_of_the_run(self, scripts, tmp_path, capsys):
+    argv = [*self.ARGV, f"--output_dir={tmp_path}", "--params_override="
+            "task.train_data.input_path=a"]
+    assert train.main(argv) == 0
+    assert train.main([*argv, "--mode=train_and_eval"]) == 1
+    assert ("--mode=train_and_eval: --params_override, task.train_data."
+            "input_path gives --train_records, but there is no --eval_records "
+            "(data.eval_records, task.validation_data.input_path)."
+            ) in capsys.readouterr().err
+    for more in ("--eval_records=b", "--data_dir=c", "--dev_file=d"):
+      assert train.main([*argv, "--mode=train_and_eval", more]) == 0
+    assert train.main([*argv, "--mode=predict"]) == 1
+    assert len(scripts) == 4
 
   def test_shows_each_values_origin(self, scripts, tmp_path, capsys):
     assert train.main([*self.ARGV, f"--output_dir={tmp_path}/x",
