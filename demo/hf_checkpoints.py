@@ -298,7 +298,12 @@ def read_model(path):
   source = Source(path)
   hf_config = source.read_json("config.json")
   config, is_erf = _convert_config(hf_config)
-  variables, unknown = translate(source.tensors(), config["num_hidden_layers"])
+  tensors = source.tensors()
+  if config["num_hidden_layers"] > len(tensors):  # Of which a layer has 16.
+    raise ValueError(
+        f"{path}: {WEIGHTS} has {len(tensors)} tensors, which are not the "
+        f"{config['num_hidden_layers']} layers of config.json.")
+  variables, unknown = translate(tensors, config["num_hidden_layers"])
   for name in unknown:
     if _ENCODER.match(name):
       raise ValueError(

@@ -1,6 +1,7 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """Tables of text: TSV, CSV and JSON Lines files, each row with its place."""
 
+import codecs
 import csv
 import json
 import os
@@ -26,6 +27,8 @@ _KNOWN_NAMES = {*(name for pair in _PAIR_NAMES for name in pair),
 
 _ENDINGS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "json",
             ".json": "json"}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # What str.splitlines or a spreadsheet takes for the end of a line or column.
 _BREAKS = re.compile(r"[\t\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -75,8 +78,18 @@ class Table(object):
   def columns(self):
     """What columns there are, for messages (string)."""
     if self.names:
-      return ", ".join(map(repr, self.names))
-    return f"{self.width} without names (0 to {self.width - 1})"
+      found = ", ".join(map(repr, self.names))
+    elif self.width == 1:
+      found = "one without a name (0)"
+    else:
+      found = f"{self.width} without names (0 to {self.width - 1})"
+    # Spreadsheets of many countries save so.
+    first = (self.names or self.rows[0])[0] or ""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+      if self.width == 1 and mark in first:
+        return (f"{found}, and it has {name}: do they separate values? Those "
+                f"of .csv are separated by commas, those of .tsv by tabs")
+    return found
 
   def place(self, index):
     """(file, line) of a row."""
@@ -120,7 +133,7 @@ def read_table(path, has_header="auto", columns=()):
     raise ValueError(f"{path} is not there, or no file.")
   lines = decoded_lines(script_helpers.raw_lines(path), path)
   if kind == "json":
-    table = _json_table(path, lines)
+    table = _json_table(path, lines, columns)
   else:
     read = _tsv_rows if kind == "tsv" else _csv_rows
     table = _table(path, _without_blank_lines(path, read(path, lines)), kind,
@@ -147,10 +160,13 @@ def decoded_lines(lines, path):
     try:
       yield line.decode("utf-8")
     except UnicodeDecodeError as error:
+      # Spreadsheets call it "Unicode text".
+      is_utf16 = number == 1 and line.startswith(_UTF16_MARKS)
       raise ValueError(
           f"{path}:{number}: not UTF-8: byte 0x{line[error.start]:02x} at "
           f"column {error.start + 1}. Convert the file, for example with "
-          f"iconv -f LATIN1 -t UTF-8.") from None
+          f"iconv -f {'UTF-16' if is_utf16 else 'LATIN1'} -t UTF-8."
+      ) from None
 
 
 def _without_mark(lines):
@@ -236,39 +252,52 @@ def _names_columns(path, first, columns):
     raise ValueError(
         f"{path}:1: the first line names none of the columns "
         f"{', '.join(map(repr, named))}; it has "
-        f"{', '.join(repr(value[:40]) for value in first)}. Without a header, "
-        f"give the columns by number, from 0.")
+        f"{', '.join(repr(value[:40]) for value in first)}. If it is no "
+        f"header, pass --has_header=no and give the columns by number, from 0.")
   return False
 
 
-def _json_table(path, lines):
-  """The Table of a file with an object a line; the first one names all keys."""
-  names, rows, numbers = [], [], []
+def _json_table(path, lines, columns):
+  """The Table of a file with an object a line.
+
+  Its columns are the keys of the first object, and of later ones those that
+  are looked for or usual: a second text that the first row lacks is no row
+  without pairs, but a mistake.
+  """
+  places, rows, numbers = {}, [], []
   lines = ((number, [line] if line.strip() else [])
            for number, line in enumerate(_without_mark(lines), 1))
   for number, (line,) in _without_blank_lines(path, lines):
     try:
       values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       values = error
     if not isinstance(values, dict):
-      problem = f" ({values})" if isinstance(values, ValueError) else ""
+      problem = f" ({values})" if isinstance(values, Exception) else ""
       raise ValueError(
           f"{path}:{number}: not a JSON object{problem}. Each line has to be "
           f"one; jq -c '.[]' makes such a file of a list.")
-    names = names or list(values)
-    rows.append([_json_text(values.get(name)) for name in names])
+    for name in values:
+      if not rows or name in columns or name.lower() in _KNOWN_NAMES:
+        places.setdefault(name, len(places))
+    rows.append([_json_text(values.get(name)) for name in places])
     numbers.append(number)
   if not rows:
     raise ValueError(f"{path} is empty.")
-  return Table(path, names, rows, numbers)
+  for row in rows:  # Those before the first one that has a key.
+    row.extend([None] * (len(places) - len(row)))
+  return Table(path, list(places), rows, numbers)
 
 
 def _json_text(value):
-  """A JSON value as text; numbers as they stand in the file."""
-  if value is None or isinstance(value, str):
-    return value
-  return json.dumps(value, ensure_ascii=False)
+  """A JSON value as text that UTF-8 can hold, None for null."""
+  if value is None:
+    return None
+  text = (value if isinstance(value, str) else
+          json.dumps(value, ensure_ascii=False))
+  # "\\ud83d" alone is half of a character: what cut the text cut an emoji.
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if (
+      _SURROGATES.search(text)) else text
 
 
 def choose_columns(table, text_a=None, text_b=None, label=None):

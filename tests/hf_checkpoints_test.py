@@ -280,6 +280,7 @@ class ReadModelTest:
   @pytest.mark.parametrize("change, message", [
       ({"is_decoder": True}, "is_decoder True"),
       ({"hidden_size": "32"}, "hidden_size is '32'"),
+      ({"num_hidden_layers": 10 ** 9}, "not the 1000000000 layers of config"),
       ({"num_attention_heads": 3}, "not a multiple")])
   def test_other_configs_are_refused(self, change, message, source):
     path = source / "config.json"

@@ -94,6 +94,18 @@ class ReadTableTest:
     assert table.names == ["a", "b", "c", "d"]
     assert table.rows == [["1.5", None, "true", "é"], ["2", None, None, None]]
 
+  def test_a_second_text_that_the_first_object_lacks_is_not_lost(
+      self, tmp_path):
+    table = table_helpers.read_table(write(
+        tmp_path, "x.jsonl", '{"sentence1": "a", "label": 1}\n'
+                             '{"sentence1": "b", "sentence2": "c"}\n'))
+    assert table.rows == [["a", "1", None], ["b", None, "c"]]
+    assert table_helpers.choose_columns(table) == {
+        "text_a": "sentence1", "text_b": "sentence2", "label": "label"}
+    path = write(tmp_path, "y.jsonl", '{"a": "a"}\n{"b": "c", "d": "e"}\n')
+    assert table_helpers.read_table(path, columns=["b"]).rows == [
+        ["a", None], [None, "c"]]
+
   @pytest.mark.parametrize("name, content, message", [
       ("x.xlsx", "a", "x.xlsx: the end of the name has to tell"),
       ("x.tsv", "", "x.tsv is empty"),
@@ -107,6 +119,8 @@ class ReadTableTest:
       ("x.tsv", b"a\t1\ncaf\xe9\t1\n", "x.tsv:2: not UTF-8: byte 0xe9 at"),
       ("x.jsonl", '{"a": 1}\n{"a": \n', "x.jsonl:2: not a JSON object"),
       ("x.json", '[{"a": 1}]\n', "x.json:1: not a JSON object.*jq -c"),
+      ("x.tsv", "text\tlabel\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+      ("x.tsv", "text\xe9".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
       ("x.csv.gz", None, "is damaged, or no gzip file")])
   def test_broken_files_are_named_with_the_line(
       self, name, content, message, tmp_path):
@@ -116,13 +130,40 @@ class ReadTableTest:
     with pytest.raises(ValueError, match=message):
       table_helpers.read_table(path)
 
+  def test_half_a_character_in_json_can_be_written_again(self, tmp_path):
+    table = table_helpers.read_table(write(
+        tmp_path, "x.jsonl",
+        '{"text": "a \\ud83d b \\ud83d\\ude00", "label": ["\\ude00"]}\n'))
+    assert table.rows == [["a \ufffd b \U0001f600", '["\ufffd"]']]
+
+  def test_deep_json_is_refused(self, tmp_path):
+    with pytest.raises(ValueError, match="x.jsonl:1: not a JSON object"):
+      table_helpers.read_table(
+          write(tmp_path, "x.jsonl", '{"a": ' + "[" * 100000))
+
   def test_missing_file_and_missing_names(self, tmp_path):
     with pytest.raises(ValueError, match="y.tsv is not there"):
       table_helpers.read_table(str(tmp_path / "y.tsv"))
     path = write(tmp_path, "x.tsv", "fine\t1\n")
     with pytest.raises(ValueError, match="x.tsv:1: the first line names none "
-                                         "of the columns 'text'.*'fine'"):
+                                         "of the columns 'text'.*'fine'.*"
+                                         "--has_header=no"):
       table_helpers.read_table(path, columns=["text", "1"])
+
+
+class TableTest:
+
+  @pytest.mark.parametrize("name, content, message", [
+      ("x.csv", "text;label\nfine;1\n", "one without a name (0), and it has "
+                                        "semicolons: do they separate values?"),
+      ("x.csv", "text\tlabel\nfine\t1\n", "and it has tabs"),
+      ("x.tsv", "text,label\nfine,1\n", "and it has commas"),
+      ("x.csv", "fine\n", "one without a name (0)"),
+      ("x.csv", "a,b\n", "2 without names (0 to 1)")])
+  def test_columns_in_words(self, name, content, message, tmp_path):
+    found = table_helpers.read_table(write(tmp_path, name, content)).columns()
+    assert found.startswith(message) or found.endswith(message) or (
+        message in found and message.startswith("and"))
 
 
 class ChooseColumnsTest:
