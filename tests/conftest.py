@@ -25,6 +25,7 @@ import tensorflow as tf
 import modeling
 from demo import checkpoints
 from demo import export_hub
+from tests import forked_runs
 
 # Ranks bound to cores would wait for what else is bound to the same ones, and
 # waiting ranks would keep others from working.
@@ -361,6 +362,9 @@ def parsed(define, *argv):
     flags.FLAGS.unparse_flags()
 
 
+_forker = forked_runs.Forker()
+
+
 def run_script(script, *flags, launcher=(), env=None, timeout=600):
   """Runs a script or module from another folder, as a user may.
 
@@ -369,6 +373,9 @@ def run_script(script, *flags, launcher=(), env=None, timeout=600):
   """
   target = ([str(PROJECT / script)] if str(script).endswith(".py")
             else ["-m", script])
+  if not launcher and not env:
+    return _forker.run(
+        target[-1], list(map(str, flags)), str(PROJECT), timeout)
   environment = {**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})}
   return subprocess.run(
       [*launcher, sys.executable, *target, *map(str, flags)],
