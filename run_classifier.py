@@ -2067,7 +2067,7 @@ def _read_examples(args, task, processor):
     window_helpers.check_stride(args, has_pairs=any(
         example.text_b for examples in (
             train_examples or [], *dev_sets.values(), *test_sets.values())
-        for example in examples))
+        if not _is_record_set(examples) for example in examples))
   return train_examples, dev_sets, test_sets
 
 
