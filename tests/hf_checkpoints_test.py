@@ -161,10 +161,12 @@ class WriteModelTest:
     with pytest.raises(ValueError, match=r"has no \[CLS\]"):
       checkpoints.to_hf(prefix, out, bert_config_file=str(
           source / "bert_config.json"))
-    (tmp_path / "label_map.json").write_text('{"a": 0, "b": 1}')
-    with pytest.raises(ValueError, match="label_map.json is no label map"):
-      checkpoints.to_hf(prefix, out, None, str(source / "bert_config.json"),
-                        str(source / "vocab.txt"))
+    for text in ('{"a": 0, "b": 1}', '{"labels": "ab"}', "[" * 100000,
+                 '{"labels": ["a", "a"]}'):
+      (tmp_path / "label_map.json").write_text(text)
+      with pytest.raises(ValueError, match="label_map.json is no label map"):
+        checkpoints.to_hf(prefix, out, None, str(source / "bert_config.json"),
+                          str(source / "vocab.txt"))
     assert not list(tmp_path.glob("hf*"))
 
 
