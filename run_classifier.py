@@ -1369,6 +1369,7 @@ def _read_examples(args, task, processor):
     window_helpers.check_stride(args, has_pairs=any(
         example.text_b for examples in (
             train_examples or [], *dev_sets.values(), *test_sets.values())
+        if not finetuning_helpers.is_record_set(examples)
         for example in examples))
   return train_examples, dev_sets, test_sets
 

@@ -470,8 +470,10 @@ def _read_label_map(folder):
   with tf.io.gfile.GFile(path, "r") as reader:
     try:
       labels = json.load(reader)["labels"]
-      is_whole = all(isinstance(label, str) for label in labels)
-    except (ValueError, TypeError, KeyError):
+      is_whole = (isinstance(labels, list) and
+                  all(isinstance(label, str) for label in labels) and
+                  len(set(labels)) == len(labels))
+    except (ValueError, TypeError, KeyError, RecursionError):
       is_whole = False
   if not is_whole:
     raise ValueError(f"{path} is no label map: JSON with a list of names, "

@@ -230,7 +230,7 @@ def kept_best(output_dir):
     best = {"step": int(content["step"]), "metric": str(content["metric"]),
             "score": float(content["score"])}
   except (tf.errors.OpError, ValueError, TypeError, KeyError,
-          OverflowError) as error:
+          OverflowError, RecursionError) as error:
     raise ValueError(f"{path} can't be read ({error!r}).") from None
   return best if math.isfinite(best["score"]) else None
 

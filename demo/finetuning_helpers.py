@@ -61,6 +61,8 @@ def read_meta_data(path, task_types):
   sizes = ["max_seq_length"]
   if content["task_type"] == "bert_classification":
     sizes.append("num_labels")
+  else:  # Some programs write 1 or null there.
+    content.pop("num_labels", None)
   for name in sizes:
     value = content.get(name)
     # type(): true is no number.
@@ -260,6 +262,10 @@ class RecordSet(object):
     self.ids = np.where(ids < 0, np.arange(len(ids)), ids).tolist()
     self.max_input_id = columns.pop("input_ids").max()
     self.columns = columns
+    weights = columns.get("weight")
+    if weights is not None and not weights.any():
+      raise ValueError(f"--{self._flag}: all records have weight 0, so none of "
+                       f"them counts.")
 
   def _read(self, files):
     """Columns of the records of files (none: synthetic), which are checked.
@@ -307,6 +313,8 @@ class RecordSet(object):
       if values.dtype == np.float32 and not np.all(np.isfinite(values)):
         raise ValueError(f"{files[0]}: {name} of its records has a value that "
                          f"is no number.")
+    if "weight" in batch and batch["weight"].min() < 0:
+      raise ValueError(f"{files[0]}: its records have weights below 0.")
 
 
 def is_record_set(examples):

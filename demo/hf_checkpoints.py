@@ -131,9 +131,10 @@ class Source(object):
 
   def read_json(self, name):
     """Returns the object (dict) in a JSON file; see `read`."""
+    content = self.read(name)
     try:
-      content = json.loads(self.read(name).decode("utf-8"))
-    except ValueError as error:
+      content = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
       raise ValueError(f"{self._path}: {name} is not JSON: {error}.") from error
     if not isinstance(content, dict):
       raise ValueError(f"{self._path}: {name} holds no JSON object.")
@@ -152,8 +153,10 @@ class Source(object):
     if self.has(WEIGHTS):
       return self._tensors_of(WEIGHTS)
     index = self.read_json(_INDEX).get("weight_map")
-    if not isinstance(index, dict):
-      raise ValueError(f"{self._path}: {_INDEX} has no weight_map.")
+    if not isinstance(index, dict) or not all(
+        isinstance(file, str) for file in index.values()):
+      raise ValueError(f"{self._path}: {_INDEX} has no weight_map that names "
+                       f"files.")
     found = {}
     for file in sorted(set(index.values())):
       found.update(self._tensors_of(file))
@@ -309,7 +312,9 @@ def read_model(path):
       raise ValueError(
           f"{path}: {WEIGHTS} has {name}, which BERT has not with the "
           f"{config['num_hidden_layers']} layers of config.json.")
-  if _OTHER_CLASSIFIERS & set(hf_config.get("architectures") or []):
+  architectures = hf_config.get("architectures")
+  if isinstance(architectures, list) and any(
+      name in architectures for name in _OTHER_CLASSIFIERS):
     for name in ("output_weights", "output_bias"):
       if variables.pop(name, None) is not None:
         unknown.append(hf_names(0)[name][0])
@@ -442,11 +447,18 @@ def _read_vocab(source):
     except UnicodeDecodeError as error:
       raise ValueError(f"vocab.txt is not UTF-8 text: {error}.") from error
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
-  model = source.read_json("tokenizer.json").get("model", {})
-  if model.get("type", "WordPiece") != "WordPiece" or "vocab" not in model:
+  if not source.has("tokenizer.json"):
+    raise ValueError(f"There is neither vocab.txt nor tokenizer.json beside "
+                     f"{WEIGHTS}: copy the model's vocabulary there.")
+  model = source.read_json("tokenizer.json").get("model")
+  model = model if isinstance(model, dict) else {}
+  vocab = model.get("vocab")
+  if (model.get("type", "WordPiece") != "WordPiece" or
+      not isinstance(vocab, dict) or
+      not all(isinstance(index, int) for index in vocab.values())):
     raise ValueError("tokenizer.json holds no WordPiece vocabulary, and there "
                      "is no vocab.txt.")
-  by_id = sorted((index, token) for token, index in model["vocab"].items())
+  by_id = sorted((index, token) for token, index in vocab.items())
   if [index for index, _ in by_id] != list(range(len(by_id))):
     raise ValueError("tokenizer.json's vocabulary has gaps in its ids.")
   return [token for _, token in by_id]
@@ -454,7 +466,12 @@ def _read_vocab(source):
 
 def _read_labels(hf_config, num_labels):
   """The labels' names in order; None if they were never named."""
-  by_id = hf_config.get("id2label") or {}
+  by_id = hf_config.get("id2label")
+  if not isinstance(by_id, dict):
+    return None
+  # Some are numbers.
+  by_id = {number: None if name is None else str(name)
+           for number, name in by_id.items()}
   names = [by_id.get(str(number)) for number in range(num_labels)]
   unnamed = [f"LABEL_{number}" for number in range(num_labels)]
   if None in names or len(set(names)) != len(by_id) or names == unnamed:

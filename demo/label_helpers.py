@@ -211,9 +211,13 @@ def read_label_map(output_dir):
     kind, labels = label_map["kind"], label_map["labels"]
     is_whole = (kind in ("classification", "regression") and
                 (len(labels) > 1) == (kind == "classification") and
+                isinstance(labels, list) and
                 all(isinstance(label, str) for label in labels) and
-                set(label_map["columns"]) == {"text_a", "text_b", "label"})
-  except (ValueError, TypeError, KeyError):
+                len(set(labels)) == len(labels) and
+                set(label_map["columns"]) == {"text_a", "text_b", "label"} and
+                all(column is None or isinstance(column, (str, int))
+                    for column in label_map["columns"].values()))
+  except (ValueError, TypeError, KeyError, RecursionError):
     is_whole = False
   if not is_whole:
     raise ValueError(f"{path} is damaged: remove it, and pass --labels (or "

@@ -114,7 +114,7 @@ class CustomProcessor(object):
     path = self._files[name]
     if path is None:
       raise ValueError(self._lacks(name))
-    if name == "test":
+    if name != "train":
       self.get_labels()  # The training set tells the columns, if it is read.
     return table_helpers.read_table(
         path, self._args.has_header,
@@ -157,6 +157,9 @@ class CustomProcessor(object):
       label = unknown if is_test else self._label(self._value(
           table, index, places["label"], columns["label"]))
       source = table.place(index)
+      if not (label or is_test):  # Blank is no class of its own.
+        raise ValueError("{}:{}: no label in column {!r}; every row needs "
+                         "one.".format(*source, columns["label"]))
       examples.append(
           self._make_example(
               f"{name}-{source[1]}", text_a, text_b, label, source))

@@ -158,7 +158,10 @@ class RunReader(object):
     """Steps of the newest checkpoint, or else the last that is known of."""
     state = None
     if "checkpoint" in self._names:
-      state = tf.train.get_checkpoint_state(self._path)
+      try:
+        state = tf.train.get_checkpoint_state(self._path)
+      except UnicodeDecodeError:  # TensorFlow takes other damage as no state.
+        state = None
       path = state.model_checkpoint_path if state else ""
       found = re.search(r"-(\d+)$", path)
       if found and os.path.exists(f"{path}.index"):

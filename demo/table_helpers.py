@@ -295,7 +295,7 @@ def _json_text(value):
     return None
   text = (value if isinstance(value, str) else
           json.dumps(value, ensure_ascii=False))
-  # "\\ud83d" alone is half of a character: what cut the text cut an emoji.
+  # "\ud83d" alone is half of a character: what cut the text cut an emoji.
   return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if (
       _SURROGATES.search(text)) else text
 

@@ -218,6 +218,23 @@ class RecordSetTest:
     with pytest.raises(ValueError, match="its records have no weight but"):
       record_set(write(tmp_path / "a", 4), weights=True)
 
+  def test_weights_below_0_and_no_weight_at_all_are_refused(self, tmp_path):
+    with pytest.raises(ValueError, match="a: its records have weights below 0"):
+      record_set(write(tmp_path / "a", 4, 5, weight=[-0.5]))
+    with pytest.raises(ValueError, match="--train_records: all .* weight 0"):
+      record_set(write(tmp_path / "b", 4, 5, weight=[0.0]))
+
+  def test_windows_of_records_are_refused_by_name(self, tmp_path):
+    args = arguments(doc_stride=2)
+    records = record_set(write(tmp_path / "a", 4, 5), args)
+    processor = finetuning_helpers.RecordProcessor(
+        args, None, ["0", "1"], False, False)
+    found, _, _ = run_classifier._read_examples(args, "records", processor)
+    assert len(found) == len(records)
+    args = types.SimpleNamespace(class_weights=None, doc_stride=2)
+    with pytest.raises(ValueError, match="--doc_stride=2 splits texts"):
+      run_classifier._check_record_flags(args, records)
+
   def test_ids_of_another_vocabulary(self, tmp_path):
     records = record_set(write(tmp_path / "a", 4, 99))
     records.check_ids(100)
@@ -271,6 +288,13 @@ class MetaDataTest:
     (tmp_path / "x").write_text(content)
     with pytest.raises(ValueError, match=message):
       finetuning_helpers.read_meta_data(str(tmp_path / "x"), ("bert_squad",))
+
+  @pytest.mark.parametrize("number", [None, 1])
+  def test_regression_has_no_labels_whatever_is_written(self, number, tmp_path):
+    content = finetuning_helpers.read_meta_data(
+        meta_data_file(tmp_path, task_type="bert_regression",
+                       num_labels=number), ("bert_regression",))
+    assert "num_labels" not in content
 
   def test_squad_takes_its_windows_from_it(self, tmp_path):
     meta_data = meta_data_file(

@@ -161,10 +161,12 @@ class WriteModelTest:
     with pytest.raises(ValueError, match=r"has no \[CLS\]"):
       checkpoints.to_hf(prefix, out, bert_config_file=str(
           source / "bert_config.json"))
-    (tmp_path / "label_map.json").write_text('{"a": 0, "b": 1}')
-    with pytest.raises(ValueError, match="label_map.json is no label map"):
-      checkpoints.to_hf(prefix, out, None, str(source / "bert_config.json"),
-                        str(source / "vocab.txt"))
+    for text in ('{"a": 0, "b": 1}', '{"labels": "ab"}', "[" * 100000,
+                 '{"labels": ["a", "a"]}'):
+      (tmp_path / "label_map.json").write_text(text)
+      with pytest.raises(ValueError, match="label_map.json is no label map"):
+        checkpoints.to_hf(prefix, out, None, str(source / "bert_config.json"),
+                          str(source / "vocab.txt"))
     assert not list(tmp_path.glob("hf*"))
 
 
@@ -238,6 +240,10 @@ class ReadModelTest:
     (source / "model.safetensors.index.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds no JSON object"):
       hf_checkpoints.read_model(str(source))
+    (source / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": 5, "b": "c"}}')
+    with pytest.raises(ValueError, match="no weight_map that names files"):
+      hf_checkpoints.read_model(str(source))
 
   def test_copies_of_tied_weights_count_once(self, source, tiny):
     def copy(tensors):
@@ -287,6 +293,36 @@ class ReadModelTest:
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
       hf_checkpoints.read_model(str(source))
+
+  @pytest.mark.parametrize("name, content, message", [
+      ("config.json", None, "holds no config.json beside its model"),
+      ("config.json", '{"a": ' + "[" * 100000, "config.json is not JSON"),
+      ("vocab.txt", None, "neither vocab.txt nor tokenizer.json"),
+      ("tokenizer.json", '{"model": []}', "holds no WordPiece vocabulary"),
+      ("tokenizer.json", '{"model": {"vocab": "a"}}', "holds no WordPiece"),
+      ("tokenizer.json", '{"model": {"vocab": {"a": "0"}}}', "no WordPiece")],
+                           ids=range(6))
+  def test_other_files_beside_it(self, name, content, message, source):
+    if name != "config.json":
+      (source / "vocab.txt").unlink()
+    if content is not None:
+      (source / name).write_text(content)
+    elif name == "config.json":
+      (source / name).unlink()
+    with pytest.raises(ValueError, match=message) as caught:
+      hf_checkpoints.read_model(str(source))
+    assert content is not None or "not JSON" not in str(caught.value)
+
+  @pytest.mark.parametrize("change, labels", [
+      ({"id2label": {"0": 1, "1": 2, "2": 3}}, ["1", "2", "3"]),
+      ({"id2label": ["a", "b", "c"]}, None),
+      ({"id2label": {"0": "a", "1": "b", "2": "c"}, "architectures": 5},
+       ["a", "b", "c"])])
+  def test_labels_of_other_kinds(self, change, labels, tiny, tmp_path):
+    checkpoints.to_hf(str(tiny["classification"][0]), str(tmp_path / "hf"))
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert hf_checkpoints.read_model(str(tmp_path / "hf")).labels == labels
 
   def test_output_layer_of_tokens_is_no_classifier(self, tiny, tmp_path):
     checkpoints.to_hf(str(tiny["classification"][0]), str(tmp_path / "hf"))

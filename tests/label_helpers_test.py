@@ -93,8 +93,11 @@ class ReadLabelMapTest:
     assert label_helpers.read_label_map(str(tmp_path)) is None
 
   @pytest.mark.parametrize("text", [
-      "{", "[]", "{}", '{"kind": "classification", "labels": ["a"], "columns": '
-      '{"text_a": 0, "text_b": null, "label": 1}}'])
+      "{", "[]", "{}", "[" * 100000, *(
+          '{"kind": "classification", "labels": %s, "columns": '
+          '{"text_a": %s, "text_b": null, "label": 1}}' % values
+          for values in (('["a"]', 0), ('"ab"', 0), ('["a", "a"]', 0),
+                         ('["a", "b"]', "[0]")))])
   def test_damaged_file_is_refused(self, text, tmp_path):
     (tmp_path / "label_map.json").write_text(text)
     with pytest.raises(ValueError, match="label_map.json is damaged"):

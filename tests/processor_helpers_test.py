@@ -164,6 +164,19 @@ class CustomProcessorTest:
       make_processor(make_args(**{
           **write(tmp_path, train=text), **values})).get_train_examples(None)
 
+  def test_blank_is_no_label(self, tmp_path):
+    files = write(tmp_path, train="text,label\na,x\nb, \nc,y\n")
+    with pytest.raises(ValueError, match=(
+        r"train.csv:3: no label in column 'label'; every row needs one")):
+      make_processor(make_args(**files)).get_train_examples(None)
+
+  def test_columns_of_the_training_set_hold_for_the_dev_set(self, tmp_path):
+    files = write(tmp_path, train="Text,Label\n" + "a,x\nb,y\n" * 2,
+                  dev="Label,Text\ny,c\n")
+    processor = make_processor(make_args(**files))
+    assert rows_of(processor.get_dev_examples(None)) == [("c", None, "y")]
+    assert processor.get_labels() == ["x", "y"]
+
   def test_missing_value_is_named_by_its_line(self, tmp_path):
     files = write(tmp_path, dev_jsonl='{"text": "a", "label": 1}\n{"text": "b"}')
     processor = make_processor(

@@ -104,6 +104,14 @@ class FinalScoresTest:
 
 class DamagedTest:
 
+  def test_bytes_in_a_run_hide_nothing_of_others(self, tmp_path):
+    make_run(tmp_path)
+    (tmp_path / "checkpoint").write_bytes(b"\xff\xfe\x00{")
+    (tmp_path / "best" / "info.json").write_text("[" * 100000)
+    notes = " ".join(read(tmp_path)["notes"])
+    assert "checkpoint can't be read (it names no checkpoint)" in notes
+    assert "info.json can't be read (RecursionError" in notes
+
   @pytest.mark.parametrize("name, content", [
       ("params.yaml", "a: [1"), ("params.yaml", "- a list"),
       ("perf.json", '{"train":'), ("eval_metrics.json", "[]"),
