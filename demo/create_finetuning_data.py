@@ -89,6 +89,7 @@ def init_finetuning_data_flags():
   flags.DEFINE_bool("xlnet_format", False, "Refused: of XLNet.")
   flags.DEFINE_string(
       "translated_squad_data_folder", None, "Refused: of XTREME.")
+  flags.DEFINE_string("tfds_params", None, "Refused: of TensorFlow Datasets.")
 
 
 def create_classification(args):
@@ -150,6 +151,12 @@ def _read(args, split, read, processor):
     raise ValueError(
         f"--classification_task_name={args.classification_task_name} has no "
         f"{split} set: leave out --{_OUTPUT_FLAGS[split]}.") from None
+  except ValueError as error:
+    # In the script that reads the same text the folder's flag is another.
+    raise ValueError(
+        str(error).replace("--data_dir", "--input_data_dir") +
+        f" It was read for --classification_task_name="
+        f"{args.classification_task_name}.") from None
   if not examples:
     raise ValueError(f"--input_data_dir={args.input_data_dir}: the file of the "
                      f"{split} set holds no example.")
@@ -251,7 +258,10 @@ def _check_flags(args):
       ("xlnet_format", args.xlnet_format, "there is no XLNet here"),
       ("translated_squad_data_folder",
        args.translated_squad_data_folder is not None,
-       "pass a single file as --squad_data_file")):
+       "pass a single file as --squad_data_file"),
+      ("tfds_params", args.tfds_params is not None,
+       "run_classifier.py reads such data without records, with --use_tfds "
+       "and --tfds_dir")):
     if is_refused:
       raise ValueError(f"--{name}={getattr(args, name)} is not supported: "
                        f"{instead}.")

@@ -25,6 +25,7 @@ def arguments(folder, outputs=("train",), **values):
              max_query_length=64, version_2_with_negative=False,
              vocab_file=str(folder / "vocab.txt"), do_lower_case=True,
              max_seq_length=10, tokenization="WordPiece", sp_model_file=None,
+             tfds_params=None,
              xlnet_format=False, translated_squad_data_folder=None,
              meta_data_file_path=str(folder / "meta")),
       **{f"{name}_data_output_path":
@@ -217,7 +218,13 @@ class RefusalTest:
       (dict(xlnet_format=True), "--xlnet_format=True is not supported"),
       (dict(translated_squad_data_folder="x"),
        "--translated_squad_data_folder=x is not supported"),
+      (dict(tfds_params="dataset=glue/mrpc"), "--tfds_params=dataset=glue/mrpc "
+       "is not supported: run_classifier.py reads such data without records"),
       (dict(train_data_output_path=None), "Nothing to do"),
+      (dict(input_data_dir="none"), "none/train.tsv does not exist: "
+       "--input_data_dir has to be the folder"),
+      (dict(classification_task_name="MNLI"),
+       "It was read for --classification_task_name=MNLI."),
       (dict(classification_task_name="PAWS-X"),
        "--classification_task_name=PAWS-X: unknown task"),
       (dict(fine_tuning_task_type="regression"),
