@@ -332,20 +332,6 @@ _CEREBRAS = {
     "csconfig.*": IGNORED,
 }
 _ALIASES = {**_MODEL_GARDEN, **_CEREBRAS}
-# Flags that their command lines have, and what to do instead.
-FOREIGN_OPTIONS = {
-    "gin_file": "give its values in --params_override",
-    "gin_params": "give its values in --params_override",
-    "tf_data_service": "leave it out",
-    "pretrain_steps": "leave it out",
-    "steps": "--max_steps is the number of steps in all",
-    "eval_steps": "leave it out: all of the data is evaluated",
-    "device": "leave it out: a GPU is taken if there is one; --cpu_only takes "
-              "none",
-    "cs_ip": "there is no such machine: leave it out",
-    "is_pretrained_checkpoint": "leave it out: a training takes the weights of "
-                                "--checkpoint_path, and no steps",
-}
 # Where two of them fit, the longer one is meant.
 _PATTERNS = sorted((key for key in _ALIASES if "*" in key), key=len,
                    reverse=True)
@@ -367,8 +353,10 @@ def names():
 def is_section(key):
   """Whether other systems have names below this one (string)."""
   depth = key.count(".") + 1
-  return find(key) is None and any(fnmatch.fnmatchcase(key, ".".join(name.split(".")[:depth]))
-             for name in _ALIASES if name.count(".") >= depth)
+  above = {".".join(name.split(".")[:depth]) for name in _ALIASES
+           if name.count(".") >= depth}
+  return find(key) is None and any(
+      fnmatch.fnmatchcase(key, name) for name in above)
 
 
 def _check(fixed, leaf):

@@ -211,6 +211,14 @@ def _read(args, split, read, processor):
     raise ValueError(
         f"--classification_task_name={args.classification_task_name} has no "
         f"{split} set: leave out --{_OUTPUT_FLAGS[split]}.") from None
+  except ValueError as error:
+    if args.tfds_params is not None:
+      raise
+    # In the script that reads the same text the folder's flag is another.
+    raise ValueError(
+        str(error).replace("--data_dir", "--input_data_dir") +
+        f" It was read for --classification_task_name="
+        f"{args.classification_task_name}.") from None
   if not examples:
     raise ValueError(f"--input_data_dir={args.input_data_dir}: the file of the "
                      f"{split} set holds no example.")

@@ -31,7 +31,6 @@ import time
 from absl import flags
 import tensorflow as tf
 
-from demo import alias_helpers
 from demo import config_helpers
 from demo import horovod_helpers
 from demo import script_helpers
@@ -60,6 +59,20 @@ _EVALUATION_FLAGS = {
     "eval_every_steps": ("train_and_eval", "eval", "predict", "export"),
     "early_stopping_patience": ("train_and_eval",),
     "best_metric": ("train_and_eval", "eval_all", "continuous_eval"),
+}
+# Flags of the other systems' command lines, and what to do instead.
+_FOREIGN_OPTIONS = {
+    "gin_file": "give its values in --params_override",
+    "gin_params": "give its values in --params_override",
+    "tf_data_service": "leave it out",
+    "pretrain_steps": "leave it out",
+    "steps": "--max_steps is the number of steps in all",
+    "eval_steps": "leave it out: all of the data is evaluated",
+    "device": "leave it out: a GPU is taken if there is one; --cpu_only takes "
+              "none",
+    "cs_ip": "there is no such machine: leave it out",
+    "is_pretrained_checkpoint": "leave it out: a training takes the weights of "
+                                "--checkpoint_path, and no steps",
 }
 # What each step may read instead of text.
 _RECORDS = {"do_train": "train_records", "do_eval": "eval_records",
@@ -244,7 +257,7 @@ def _parse(values, argv, known_only=False):
   try:
     return values(argv, known_only=known_only)
   except flags.UnrecognizedFlagError as error:
-    instead = alias_helpers.FOREIGN_OPTIONS.get(error.flagname)
+    instead = _FOREIGN_OPTIONS.get(error.flagname)
     raise ValueError(f"--{error.flagname} means nothing here: {instead}."
                      if instead else str(error)) from None
   except flags.Error as error:
@@ -457,7 +470,7 @@ def launch_command(plan):
 
 
 def _check_records(plan):
-  """Refuses records for a part of the run, and nothing for the rest.
+  """Refuses records for a part of the run, and none for a pretraining.
 
   The script would ask for a folder of text, which who has records has not.
 
@@ -468,6 +481,9 @@ def _check_records(plan):
     ValueError: names what is missing.
   """
   config = plan.config
+  if config.has_flag("input_file") and not config.value("input_file"):
+    raise ValueError("There are no records: --input_file is needed "
+                     "(data.input_file, task.train_data.input_path).")
   given = [name for name in _RECORDS.values() if config.value(name)]
   if not given or any(config.value(name) for name in (
       "data_dir", "use_tfds", "train_file", "dev_file", "test_file")):

@@ -306,6 +306,10 @@ class RefusalTest:
       (dict(translated_squad_data_folder="x"),
        "--translated_squad_data_folder=x is not supported"),
       (dict(train_data_output_path=None), "Nothing to do"),
+      (dict(input_data_dir="none"), "none/train.tsv does not exist: "
+       "--input_data_dir has to be the folder"),
+      (dict(classification_task_name="MNLI"),
+       "It was read for --classification_task_name=MNLI."),
       (dict(classification_task_name="PAWS-X"),
        "--classification_task_name=PAWS-X: unknown task"),
       (dict(fine_tuning_task_type="regression"),

@@ -398,6 +398,12 @@ class RunTest:
       assert train.main([*argv, "--mode=train_and_eval", more]) == 0
     assert train.main([*argv, "--mode=predict"]) == 1
     assert len(scripts) == 4
+    assert train.main([
+        "train.py", "--experiment=bert/pretraining", "--mode=train",
+        "--params_override=model.vocab_size=99",
+        f"--output_dir={tmp_path}/other"]) == 1
+    assert ("--input_file is needed (data.input_file, task.train_data."
+            "input_path)") in capsys.readouterr().err
 
   def test_shows_each_values_origin(self, scripts, tmp_path, capsys):
     assert train.main([*self.ARGV, f"--output_dir={tmp_path}/x",
