@@ -177,10 +177,8 @@ def effective_learning_rate(args):
 
 
 def _log_begin(args, steps_done):
-  """Says where a training's weights are from, where nothing else does."""
-  if steps_done:
-    logging.info("  Goes on from step %d", steps_done)
-  elif not any(getattr(args, flag, None) for flag in (
+  """Says that a training begins with random weights, where it does."""
+  if not steps_done and not any(getattr(args, flag, None) for flag in (
       "init_checkpoint", "bert_hub_module_handle")):
     logging.info("  Weights = random, for there is no --init_checkpoint")
 
