@@ -173,6 +173,12 @@ class EvaluationTest:
     assert train(args, 20, Scorer()) == 8
     assert left(tmp_path / "broken") == unbroken
 
+  def test_patience_that_ends_with_the_training_ends_nothing_early(
+      self, tmp_path):
+    args = run_flags(tmp_path, early_stopping_patience=2)
+    assert train(args, 8, Scorer()) == 8
+    assert found(tmp_path) == ([2, 4, 6, 8], 4, None)
+
   def test_run_that_goes_on_did_not_end_early(self, tmp_path):
     train(run_flags(tmp_path, early_stopping_patience=2), 20, Scorer())
     assert found(tmp_path)[2] == 8
