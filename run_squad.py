@@ -1268,9 +1268,10 @@ def _score_names(args):
   answers = {"answered": ["text"]}
   if args.version_2_with_negative:
     answers["not answered"] = []
+  predictions = dict.fromkeys(answers, "text")
+  nbest = {qas_id: [{"text": "text"}] for qas_id in answers}
   names = curve_helpers.score_names(_squad_scores(
-      args, answers, dict.fromkeys(answers, "text"), dict.fromkeys(answers, 0.0),
-      {qas_id: [{"text": "text"}] for qas_id in answers}))
+      args, answers, predictions, dict.fromkeys(answers, 0.0), nbest))
   return ("f1",) + tuple(name for name in names if name != "f1")
 
 
