@@ -33,6 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import curve_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import export_helpers
@@ -1264,7 +1265,13 @@ def _check_flags(args):
 
 def _score_names(args):
   """The scores of an evaluation (tuple of string), the main one first."""
-  names = _squad_scores(args, {"id": ["text"]}, {"id": "text"})
+  answers = {"answered": ["text"]}
+  if args.version_2_with_negative:
+    answers["not answered"] = []
+  predictions = dict.fromkeys(answers, "text")
+  nbest = {qas_id: [{"text": "text"}] for qas_id in answers}
+  names = curve_helpers.score_names(_squad_scores(
+      args, answers, predictions, dict.fromkeys(answers, 0.0), nbest))
   return ("f1",) + tuple(name for name in names if name != "f1")
 
 

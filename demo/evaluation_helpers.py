@@ -58,7 +58,20 @@ def check_flags(args, metrics):
     raise ValueError(
         "--continuous_eval waits for the checkpoints of another process: leave "
         "out --do_train and --eval_all_checkpoints.")
-  _metric(args, metrics)
+  metric = _metric(args, metrics)
+  if horovod_helpers.is_chief() and (
+      args.eval_every_steps and args.do_train or args.continuous_eval):
+    _check_same_metric(args.output_dir, metric)
+
+
+def _check_same_metric(output_dir, metric):
+  """Refuses to go on with another score than the one that best/ went by."""
+  before = EvaluationLog(output_dir, metric).metric_before
+  if before not in (None, metric) and tf.train.latest_checkpoint(output_dir):
+    raise ValueError(
+        f"--best_metric={metric}: the best model in --output_dir={output_dir} "
+        f"was chosen by {before}, and the others are gone. Give "
+        f"--best_metric={before}, or another --output_dir.")
 
 
 def is_wanted(args):
@@ -213,6 +226,7 @@ class EvaluationLog(object):
   Attributes:
     output_dir: string.
     metric: string, the score that counts.
+    metric_before: string or None, the one that counted in an earlier run.
     entries: list of dicts {"step": int, "scores": dict}, by step.
     stopped_early_at: int or None, the step at which patience ended.
   """
@@ -233,6 +247,7 @@ class EvaluationLog(object):
     saved = checkpoint_helpers.read_json(self._path) or {}
     self.entries = list(saved.get("evaluations", []))
     self.stopped_early_at = saved.get("stopped_early_at")
+    self.metric_before = saved.get("metric")
 
   def forget_after(self, step):
     """Drops what lies beyond the step (int) that a training goes on from."""
@@ -427,6 +442,10 @@ def _score(scorer, log, path, step):
   """Scores a checkpoint, logs it; returns (scores, whether it is the best)."""
   start = time.monotonic()
   scores = scorer(path)
+  if log.metric not in scores:  # Such as those of questions without an answer.
+    raise ValueError(
+        f"--best_metric={log.metric}: the data that are evaluated give no such "
+        f"score, they give {', '.join(scores)}.")
   is_best = log.add(step, scores)
   prediction_helpers.write_summary(
       os.path.join(log.output_dir, "eval"),

@@ -173,6 +173,12 @@ class EvaluationTest:
     assert train(args, 20, Scorer()) == 8
     assert left(tmp_path / "broken") == unbroken
 
+  def test_patience_that_ends_with_the_training_ends_nothing_early(
+      self, tmp_path):
+    args = run_flags(tmp_path, early_stopping_patience=2)
+    assert train(args, 8, Scorer()) == 8
+    assert found(tmp_path) == ([2, 4, 6, 8], 4, None)
+
   def test_run_that_goes_on_did_not_end_early(self, tmp_path):
     train(run_flags(tmp_path, early_stopping_patience=2), 20, Scorer())
     assert found(tmp_path)[2] == 8
@@ -299,6 +305,27 @@ class CheckFlagsTest:
   def test_what_can_not_work_is_refused(self, flags, message, tmp_path):
     with pytest.raises(ValueError, match=message):
       evaluation_helpers.check_flags(run_flags(tmp_path, **flags), METRICS)
+
+  def test_another_metric_than_before_is_refused(self, tmp_path):
+    train(run_flags(tmp_path), 2, Scorer())
+    evaluation_helpers.check_flags(run_flags(tmp_path), METRICS)
+    other = dict(best_metric="loss")
+    with pytest.raises(ValueError, match="chosen by closeness.*Give --best_met"):
+      evaluation_helpers.check_flags(run_flags(tmp_path, **other), METRICS)
+    # What doesn't write best/ may take any.
+    evaluation_helpers.check_flags(run_flags(
+        tmp_path, do_train=False, do_eval=True, eval_all_checkpoints=True,
+        **other), METRICS)
+    (tmp_path / "checkpoint").unlink()  # Training begins anew.
+    evaluation_helpers.check_flags(run_flags(tmp_path, **other), METRICS)
+
+  def test_score_that_the_data_do_not_give_is_named(self, tmp_path):
+    args = run_flags(tmp_path, best_metric="other")
+    train(run_flags(tmp_path, eval_every_steps=0), 2, None)
+    evaluation = evaluation_helpers.Evaluation(
+        args, (*METRICS, "other"), Scorer())
+    with pytest.raises(ValueError, match="no such score, they give closeness, "):
+      evaluation.catch_up(2, 4)
 
   def test_what_works_is_let_through(self, tmp_path):
     evaluation_helpers.check_flags(
