@@ -110,6 +110,10 @@ def _metric(args, metrics):
                    f"{', '.join(metrics)}.")
 
 
+def _nothing():
+  """What comes after a batch that nobody waits for."""
+
+
 class CheckpointScorer(object):
   """Gives the scores of checkpoints, one graph and session for all.
 
@@ -135,7 +139,7 @@ class CheckpointScorer(object):
     self._input_fns, self._batch_size = input_fns, batch_size
     self._score = score
     self._session = None
-    self.after_batch = lambda: None
+    self.after_batch = _nothing
 
   def __call__(self, path):
     """Returns the scores of a checkpoint.
@@ -358,7 +362,11 @@ class Evaluation(object):
         last = time.monotonic()
 
     self._scorer.after_batch = say_at_work
-    return bool(exchange(int(work())))
+    try:
+      is_over = work()
+    finally:  # Later evaluations may be rank 0's alone.
+      self._scorer.after_batch = _nothing
+    return bool(exchange(int(is_over)))
 
   def catch_up(self, step, num_train_steps):
     """Goes on where an earlier run stopped, before the training starts.
