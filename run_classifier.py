@@ -567,9 +567,9 @@ def find_processor(task_name, flag="task_name"):
   """
   task = task_helpers.canonical(task_name)
   if task not in PROCESSORS:
+    own = ", and custom for files of your own" if flag == "task_name" else ""
     raise ValueError(f"--{flag}={task_name}: unknown task; known are "
-                     f"{', '.join(sorted(PROCESSORS))}, and custom for files "
-                     f"of your own.")
+                     f"{', '.join(sorted(PROCESSORS))}{own}.")
   return task, PROCESSORS[task]()
 
 

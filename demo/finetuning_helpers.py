@@ -291,8 +291,10 @@ class RecordSet(object):
         for name, values in columns.items():
           values.append(batch[name])
     except tf.errors.DataLossError as error:
-      raise ValueError(f"{files[-1]} is damaged ({error.message}). Make or "
-                       f"copy it anew.") from None
+      raise ValueError(
+          f"{files[-1]} is damaged, or no record file ({error.message}). Make "
+          f"or copy it anew; of a folder with other files in it name the "
+          f"records, such as --{self._flag}=<folder>/*.tf_record.") from None
     except tf.errors.InvalidArgumentError as error:
       raise ValueError(
           f"{files[-1]}: not all of its records are like the first one "

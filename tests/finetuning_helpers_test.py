@@ -198,7 +198,7 @@ class RecordSetTest:
        "segment_ids of its records has 2 to 2"),
       (lambda path: path.write_bytes((write(path, *range(150)) and
                                       path.read_bytes())[:-9]),
-       "is damaged")])
+       "is damaged, or no record file")])
   def test_wrong_files_are_refused(self, make, message, tmp_path):
     make(tmp_path / "file")
     with pytest.raises(ValueError) as error:
