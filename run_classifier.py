@@ -644,8 +644,8 @@ def _features(ex_index, example, label_list, max_seq_length, tokenizer,
   return features
 
 
-def _windows_features(ex_index, example, label_list, max_seq_length, tokenizer,
-                      windows):
+def convert_example_to_windows(ex_index, example, label_list, max_seq_length,
+                               tokenizer, windows):
   """`convert_single_example` of a text that isn't cut.
 
   Returns:
@@ -695,7 +695,7 @@ def file_based_convert_examples_to_features(
           feature = convert_single_example(
               ex_index, example, label_list, max_seq_length, tokenizer)
         else:
-          feature, num_left_out = _windows_features(
+          feature, num_left_out = convert_example_to_windows(
               ex_index, example, label_list, max_seq_length, tokenizer, windows)
           num_windows += len(feature.input_ids) // max_seq_length
           left_out += [num_left_out] if num_left_out else []

@@ -396,6 +396,19 @@ def read_squad_examples(input_file, is_training, version_2_with_negative=False):
   return examples
 
 
+def question_on(question, context):
+  """A question that is in no file, to be answered.
+
+  Args:
+    question: string.
+    context: string, the text that it is about.
+
+  Returns:
+    SquadExample.
+  """
+  return SquadExample("0", question, _WORD.findall(context), context=context)
+
+
 def _training_example(context, qa, place, doc_tokens, starts):
   """The SquadExample of a question with its answer; None if not found."""
   answers = _answers(qa, place)
@@ -802,6 +815,35 @@ def write_predictions(all_examples, all_features, all_results, n_best_size,
 
   Source: upstream symbol; see CHANGES.
   """
+  predictions, nbest_json, null_odds, offsets = find_answers(
+      script_helpers.progress_bar(all_examples, desc="Writing answers"),
+      all_features, all_results, n_best_size, max_answer_length, do_lower_case,
+      version_2_with_negative, verbose_logging, null_score_diff_threshold,
+      with_offsets=bool(output_offsets_file))
+  _write_json(output_prediction_file, predictions)
+  _write_json(output_nbest_file, nbest_json)
+  if version_2_with_negative:
+    _write_json(output_null_log_odds_file, null_odds)
+  if output_offsets_file:
+    _write_json(output_offsets_file, offsets)
+  return [predictions, nbest_json, null_odds]
+
+
+def find_answers(all_examples, all_features, all_results, n_best_size,
+                 max_answer_length, do_lower_case,
+                 version_2_with_negative=False, verbose_logging=False,
+                 null_score_diff_threshold=0.0, with_offsets=False):
+  """Finds the answers in the logits; see `write_predictions`.
+
+  Args:
+    all_examples: see `write_predictions`, as the arguments up to the last.
+    with_offsets: bool, also place the answers in the text.
+
+  Returns:
+    (predictions, nbest_json, null_odds, offsets): dicts by question id; the
+    third is empty without `version_2_with_negative`, the last without
+    `with_offsets`.
+  """
   features_of = collections.defaultdict(list)
   for feature in all_features:
     features_of[feature.example_index].append(feature)
@@ -809,8 +851,7 @@ def write_predictions(all_examples, all_features, all_results, n_best_size,
 
   predictions, nbest_json, null_odds, offsets = (
       collections.OrderedDict() for _ in range(4))
-  for example_index, example in enumerate(script_helpers.progress_bar(
-      all_examples, desc="Writing answers")):
+  for example_index, example in enumerate(all_examples):
     features = [
         feature.unpack() if isinstance(feature, AnswerFeatures) else feature
         for feature in features_of[example_index]]
@@ -832,18 +873,11 @@ def write_predictions(all_examples, all_features, all_results, n_best_size,
     if version_2_with_negative:
       predictions[example.qas_id], null_odds[example.qas_id] = _best_or_none(
           answers, null, null_score_diff_threshold)
-    if output_offsets_file:
+    if with_offsets:
       offsets[example.qas_id] = [
           dict(entry, **_offsets(answer.place, example.context))
           for entry, answer in zip(nbest_json[example.qas_id], answers)]
-
-  _write_json(output_prediction_file, predictions)
-  _write_json(output_nbest_file, nbest_json)
-  if version_2_with_negative:
-    _write_json(output_null_log_odds_file, null_odds)
-  if output_offsets_file:
-    _write_json(output_offsets_file, offsets)
-  return [predictions, nbest_json, null_odds]
+  return predictions, nbest_json, null_odds, offsets
 
 
 def _candidates(features, result_of, n_best_size, max_answer_length, with_null):
@@ -1583,13 +1617,11 @@ def _scorer(args, bert_config, examples, answers, pool, tokenizer):
         for unique_id, start_logits, end_logits in zip(
             outputs["unique_ids"], outputs["start_logits"],
             outputs["end_logits"])]
-    with tempfile.TemporaryDirectory() as folder:
-      predictions, nbest, null_odds = write_predictions(
-          examples, features, all_results, args.n_best_size,
-          args.max_answer_length, args.do_lower_case,
-          *(os.path.join(folder, str(number)) for number in range(3)),
-          version_2_with_negative=args.version_2_with_negative,
-          null_score_diff_threshold=args.null_score_diff_threshold)
+    predictions, nbest, null_odds, _ = find_answers(
+        examples, features, all_results, args.n_best_size,
+        args.max_answer_length, args.do_lower_case,
+        args.version_2_with_negative,
+        null_score_diff_threshold=args.null_score_diff_threshold)
     return _squad_scores(args, answers, predictions, null_odds, nbest)
 
   return evaluation_helpers.CheckpointScorer(

@@ -28,6 +28,8 @@ from demo import script_helpers
 from demo import window_helpers
 
 SERVE_EXAMPLES, SERVE_WINDOWS = "serve_examples", "serve_windows"
+_SAVED_MODEL, _INFO = "saved_model.pb", "model_info.json"
+_KINDS = ("classification", "regression", "squad")
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 # Flags that a client has to know, of the scripts that have them.
@@ -122,6 +124,76 @@ def _folder(args):
   return args.export_dir or os.path.join(args.output_dir, "export")
 
 
+def versions(folder):
+  """The exports in a folder of exports, as servers see them.
+
+  Args:
+    folder: string.
+
+  Returns:
+    List of int, ascending.
+  """
+  if not tf.io.gfile.isdir(folder):
+    return []
+  names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
+  return sorted(
+      int(name) for name in names if name.isdecimal() and
+      tf.io.gfile.exists(os.path.join(folder, name, _SAVED_MODEL)))
+
+
+def find_export(path):
+  """Finds an export by its folder, or the newest of a folder of exports.
+
+  Args:
+    path: string.
+
+  Returns:
+    string, the folder with saved_model.pb.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL)):
+    return path
+  found = versions(path)
+  if not found:
+    raise ValueError(
+        f"{path} has no exported model: neither a {_SAVED_MODEL} nor a folder "
+        f"<number>/{_SAVED_MODEL}. --do_export of the scripts writes one.")
+  return os.path.join(path, str(found[-1]))
+
+
+def read_info(path):
+  """Reads what an export says of its model.
+
+  Args:
+    path: string, folder of an export.
+
+  Returns:
+    Dict, the content of model_info.json; see docs/checkpoints.md.
+
+  Raises:
+    ValueError: the file is missing or damaged.
+  """
+  name = os.path.join(path, "assets", _INFO)
+  try:
+    with tf.io.gfile.GFile(name, "r") as reader:
+      info = json.load(reader)
+    is_whole = (
+        info["kind"] in _KINDS and isinstance(info["do_lower_case"], bool) and
+        isinstance(info["max_seq_length"], int) and
+        all(isinstance(label, str) for label in info["labels"]))
+  except tf.errors.NotFoundError:
+    raise ValueError(
+        f"{path} was not written by --do_export: it has no assets/{_INFO}, "
+        f"which tells what the model is for.") from None
+  except (ValueError, TypeError, KeyError):
+    is_whole = False
+  if not is_whole:
+    raise ValueError(f"{name} is damaged: export the model again.")
+  return info
+
+
 def _new_version(folder):
   """A folder for a new export, which servers prefer to those that are there.
 
@@ -205,7 +277,7 @@ def _add_assets(folder, info, files):
     files: dict name -> path or None.
   """
   script_helpers.write_text(
-      os.path.join(folder, "model_info.json"),
+      os.path.join(folder, _INFO),
       json.dumps(info, indent=2, ensure_ascii=False) + "\n")
   for name, path in files.items():
     if path:

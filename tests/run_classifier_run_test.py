@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from demo import predictor
 from tests import conftest
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,16 @@ TRAINING = ["--train_batch_size=16", "--learning_rate=2e-3", "--cpu_only"]
 def eval_results(folder):
   return dict(line.split(" = ") for line in (
       pathlib.Path(folder) / "eval_results.txt").read_text().splitlines())
+
+
+def check_predictor(export_dir, output_dir, texts):
+  """demo.predictor gives what --do_predict did, however texts are batched."""
+  answers = predictor.load(str(export_dir), batch_size=4)(texts)
+  np.testing.assert_allclose(
+      [list(answer.get("probabilities", answer).values())
+       for answer in answers],
+      np.loadtxt(output_dir / "test_results.tsv", ndmin=2), rtol=0,
+      atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +124,8 @@ class TrainedTest:
     assert (info["task"], info["kind"]) == ("sst2", "classification")
     assert info["labels"] == ["0", "1"] and info["do_lower_case"] is True
     assert info["max_seq_length"] == 32 and info["global_step"] == 128
+    check_predictor(tmp_path, trained[0], [
+        text for text, _ in conftest.sentiment_rows(21, 3)])
 
   def test_training_again_says_that_all_is_done(
       self, trained, tiny_model, sst2_dir):
@@ -361,6 +374,9 @@ class LongTextTest:
     assert len(rows) == 10
     if flags:
       self.check_export(tmp_path, "max", [2])
+      lines = (data_dir / "test.tsv").read_text().splitlines()[1:]
+      check_predictor(tmp_path / "export", tmp_path,
+                      [line.split("\t")[0] for line in lines])
       return
     (path,) = (tmp_path / "export").iterdir()
     assert set(tf.saved_model.load(str(path)).signatures) == {
@@ -402,6 +418,9 @@ class LongTextTest:
         *tiny_model.flags(max_seq_length=8))
     assert run.returncode == 0, run.stdout
     self.check_export(tmp_path / "out", "mean", [1, 2, 3, 4, 5])
+    lines = (tmp_path / "rows.tsv").read_text().splitlines()[1:]
+    check_predictor(tmp_path / "out" / "export", tmp_path / "out",
+                    [line.split("\t")[0] for line in lines])
     assert conftest.model_info(tmp_path / "out" / "export")["labels"] == []
 
 

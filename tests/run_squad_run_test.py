@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from demo import create_finetuning_data
+from demo import predictor
 from tests import conftest
 
 pytestmark = pytest.mark.slow
@@ -108,6 +109,21 @@ class TrainedTest:
     assert {"doc_stride", "max_query_length", "n_best_size",
             "max_answer_length", "version_2_with_negative",
             "null_score_diff_threshold"} < set(info)
+
+  def test_predictor_gives_the_same_answers(self, trained, squad_dir):
+    items = [(qa["question"], paragraph["context"])
+             for article in load(squad_dir, "dev.json")["data"]
+             for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+    answers = predictor.load(str(trained[0] / "export"))(items)
+    assert [answer["answer"] for answer in answers] == list(
+        load(trained[0], "predictions.json").values())
+    for answer, expected in zip(
+        answers, load(trained[0], "nbest_offsets.json").values()):
+      assert answer["nbest"][0] == {
+          "text": expected[0]["text"], "start": expected[0]["start"],
+          "end": expected[0]["end"], "probability": pytest.approx(
+              expected[0]["probability"], abs=1e-4)}
+      assert sum(x["probability"] for x in answer["nbest"]) == pytest.approx(1)
 
   def test_predict_and_eval_alone_give_the_same(
       self, trained, tiny_model, squad_dir):

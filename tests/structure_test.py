@@ -89,6 +89,9 @@ MAY_IMPORT = {
         "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
+    "demo/predictor.py": {
+        "demo.export_helpers", "demo.window_helpers", "run_classifier",
+        "run_squad", "tokenization"},
     "demo/alias_helpers.py": set(),
     "demo/config_helpers.py": {
         "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
@@ -114,7 +117,7 @@ MAY_IMPORT = {
 # Arrows go down this list: a script may import a *_helpers, no tool.
 TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
-         "demo.hf_checkpoints", "demo.launch", "demo.quickstart",
+         "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
