@@ -11,8 +11,8 @@ from demo import finetuning_helpers
 from demo import processor_helpers
 
 # Which records may take the place of a step's text.
-_RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
-                     "do_predict": "predict_records"}
+RECORDS_OF_STEPS = {"do_train": "train_records", "do_eval": "eval_records",
+                    "do_predict": "predict_records"}
 # What text may come from besides a task's folder.
 _TEXT_FLAGS = ("train_file", "dev_file", "test_file", "use_tfds")
 # What describes own files.
@@ -25,12 +25,12 @@ _TFDS_LABELS = dict.fromkeys(
 
 def reads_text(args):
   """Whether a step that the flags ask for, or none does, reads text."""
-  asked = [step for step in _RECORDS_OF_STEPS if getattr(args, step)]
+  asked = [step for step in RECORDS_OF_STEPS if getattr(args, step)]
   if args.do_train and args.eval_every_steps:
     asked.append("do_eval")
   if not asked:
     return not args.do_export
-  return any(getattr(args, _RECORDS_OF_STEPS[step]) is None for step in asked)
+  return any(getattr(args, RECORDS_OF_STEPS[step]) is None for step in asked)
 
 
 def _needs_data_dir(args):
@@ -95,7 +95,7 @@ class TaskFinder(object):
     """
     args = self._args
     task = make_processor = meta_data = None
-    if not any(getattr(args, flag) for flag in _RECORDS_OF_STEPS.values()):
+    if not any(getattr(args, flag) for flag in RECORDS_OF_STEPS.values()):
       if args.meta_data_file:
         raise ValueError(
             f"--meta_data_file={args.meta_data_file} is of records, and there "

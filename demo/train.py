@@ -35,6 +35,7 @@ from demo import config_helpers
 from demo import horovod_helpers
 from demo import script_helpers
 from demo import seed_helpers
+from demo import task_helpers
 import run_classifier_with_tfhub
 import run_pretraining
 import run_squad
@@ -74,9 +75,6 @@ _FOREIGN_OPTIONS = {
     "is_pretrained_checkpoint": "leave it out: a training takes the weights of "
                                 "--checkpoint_path, and no steps",
 }
-# What each step may read instead of text.
-_RECORDS = {"do_train": "train_records", "do_eval": "eval_records",
-            "do_predict": "predict_records"}
 
 
 class Experiment(collections.namedtuple(
@@ -484,11 +482,12 @@ def _check_records(plan):
   if config.has_flag("input_file") and not config.value("input_file"):
     raise ValueError("There are no records: --input_file is needed "
                      "(data.input_file, task.train_data.input_path).")
-  given = [name for name in _RECORDS.values() if config.value(name)]
+  given = [name for name in task_helpers.RECORDS_OF_STEPS.values()
+           if config.value(name)]
   if not given or any(config.value(name) for name in (
       "data_dir", "use_tfds", "train_file", "dev_file", "test_file")):
     return
-  for step, name in _RECORDS.items():
+  for step, name in task_helpers.RECORDS_OF_STEPS.items():
     if config.value(step) and config.has_flag(name) and not config.value(name):
       raise ValueError(
           f"--mode={plan.mode}: {config.settings[given[0]].origin} gives "

@@ -101,7 +101,8 @@ MAY_IMPORT = {
         "demo.tfds_helpers", "run_classifier", "tokenization"},
     "demo/train.py": {
         "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
-        "demo.seed_helpers", "run_classifier_with_tfhub", "run_pretraining",
+        "demo.seed_helpers", "demo.task_helpers", "run_classifier_with_tfhub",
+        "run_pretraining",
         "run_squad"},
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),
