@@ -99,8 +99,11 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 say "installing requirements (TensorFlow: $TF)"
-grep -v '^horovod' requirements.txt | sed "s/^tensorflow-cpu==/${TF}==/" > "$scratch/requirements.txt"
+grep -v -e '^horovod' -e no-deps requirements.txt | sed "s/^tensorflow-cpu==/${TF}==/" > "$scratch/requirements.txt"
 "${pip[@]}" install -q -r "$scratch/requirements.txt"
+# These ask for `tensorflow`, also where tensorflow-cpu is.
+grep no-deps requirements.txt > "$scratch/no-deps.txt"
+"${pip[@]}" install -q --no-deps -r "$scratch/no-deps.txt"
 
 export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1
 export HOROVOD_WITH_GLOO=1 MAKEFLAGS="-j$(nproc)"
