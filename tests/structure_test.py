@@ -89,6 +89,7 @@ MAY_IMPORT = {
         "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
+    "demo/latency_helpers.py": set(),
     "demo/predictor.py": {
         "demo.export_helpers", "demo.window_helpers", "run_classifier",
         "run_squad", "tokenization"},
