@@ -171,26 +171,44 @@ async def _serve(args, store, stats):
       stats, args.max_queued_rows, args.request_timeout_s)
   grpc_server, health, port = await serving_grpc.start(
       store, dispatcher, f"{args.host}:{args.port}", args.max_request_bytes)
-  rest, rest_port = None, None
+  try:
+    rest = await _start(args, dispatcher, stats, store, health, port)
+    tasks = [loop.create_task(_report(stats, store.queue))]
+    if args.poll_seconds:
+      tasks.append(loop.create_task(_refresh(store, args.poll_seconds)))
+    await stop.wait()
+    print("bert_server: stopping; requests that were taken are answered.",
+          flush=True)
+    for task in tasks:
+      task.cancel()
+    await _stop(args, dispatcher, grpc_server, health, store, rest)
+  finally:
+    # A server that is left to the garbage collector keeps the process alive.
+    await grpc_server.stop(0)
+
+
+async def _start(args, dispatcher, stats, store, health, port):
+  """Listens for REST, loads the models, and says so; see `_serve`.
+
+  Args:
+    health: gRPC's health servicer.
+    port: int, of gRPC.
+
+  Returns:
+    serving_rest.Server, None with --rest_port=-1.
+  """
+  rest, where = None, ""
   if args.rest_port >= 0:
     rest, rest_port = serving_rest.start(
         store, dispatcher, stats, args.host, args.rest_port, {
             "max_bytes": args.max_request_bytes,
             "max_connections": args.max_connections,
             "timeout": args.request_timeout_s})
-  await loop.run_in_executor(None, store.load)
+    where = f", REST on {args.host}:{rest_port}"
+  await asyncio.get_running_loop().run_in_executor(None, store.load)
   await serving_grpc.set_health(health, store.names(), True)
-  print(f"bert_server: gRPC on {args.host}:{port}" + (
-      f", REST on {args.host}:{rest_port}" if rest else ""), flush=True)
-  tasks = [loop.create_task(_report(stats, store.queue))]
-  if args.poll_seconds:
-    tasks.append(loop.create_task(_refresh(store, args.poll_seconds)))
-  await stop.wait()
-  print("bert_server: stopping; requests that were taken are answered.",
-        flush=True)
-  for task in tasks:
-    task.cancel()
-  await _stop(args, dispatcher, grpc_server, health, store, rest)
+  print(f"bert_server: gRPC on {args.host}:{port}{where}", flush=True)
+  return rest
 
 
 async def _stop(args, dispatcher, grpc_server, health, store, rest):

@@ -437,11 +437,9 @@ def _array(name, values, signature):
     raise serving_errors.invalid(f"The rows of {name} differ in length.")
   if not all(_is_int(value) for row in rows for value in row):
     raise serving_errors.invalid(f"{name} has to have integers.")
-  try:
-    array = np.array(rows, np.int32)
-  except OverflowError:
-    raise serving_errors.invalid(
-        f"{name} has a number that is no int32.") from None
+  if any(not -1 << 31 <= value < 1 << 31 for row in rows for value in row):
+    raise serving_errors.invalid(f"{name} has a number that is no int32.")
+  array = np.array(rows, np.int32)
   return array if len(spec.shape) == 2 else array[0]
 
 

@@ -1,6 +1,5 @@
 """Tests of demo/predictor.py: its answers are those of the scripts."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,10 +9,9 @@ from demo import predictor
 import run_classifier
 import tokenization
 from tests import export_helpers_test
+from tests import served_models
 
-LABELS = {"classification": ["no", "maybe", "yes"], "regression": [],
-          "squad": []}
-LENGTH = 24
+LABELS, LENGTH = served_models.LABELS, served_models.LENGTH
 CONTEXT = ("The film was great, and the Hotel very good; but the food quite "
            "awful. " * 2).strip()
 
@@ -21,25 +19,9 @@ CONTEXT = ("The film was great, and the Hotel very good; but the food quite "
 @pytest.fixture(scope="module")
 def exports(tiny_model, tmp_path_factory):
   """kind -> (folder of exports, prefix of the checkpoint)."""
-  found = {}
-  for kind, labels in LABELS.items():
-    folder = tmp_path_factory.mktemp("predictor") / kind
-    folder.mkdir()
-    prefix = str(folder / "model.ckpt-7")
-    export_helpers_test.save_model(tiny_model, kind, prefix)
-    values = dict(max_seq_length=LENGTH)
-    if kind == "squad":
-      values.update(doc_stride=8, max_query_length=6, n_best_size=4,
-                    max_answer_length=5, version_2_with_negative=True,
-                    null_score_diff_threshold=0.0)
-    args = export_helpers_test.export_flags(folder, **values)
-    export_helpers.check(args)
-    export_helpers.export(
-        args, export_helpers_test.build_function(tiny_model, kind),
-        {"task": kind, "kind": kind, "labels": labels, "do_lower_case": True},
-        tiny_model.vocab_file, tiny_model.bert_config_file)
-    found[kind] = folder / "export", prefix
-  return found
+  return served_models.make_exports(
+      tiny_model, tmp_path_factory.mktemp("predictor"),
+      ["classification", "regression", "squad"])
 
 
 def padded_probabilities(model, kind, prefix, items):
