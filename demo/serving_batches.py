@@ -8,6 +8,7 @@ batch may have, L columns of the longest of its rows.
 import collections
 import threading
 import time
+import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -129,7 +130,10 @@ class Batcher(object):
         tf.TensorSpec([None, 2], tf.int32),
         tf.TensorSpec([None], tf.float64)])
     def run(packed, numbers, deadlines):
-      return batched(packed, numbers, deadlines)
+      # TensorFlow finds the queue by the operation's name: two models, or two
+      # versions of one, would share it and get each other's rows.
+      with tf.name_scope(f"queue_{uuid.uuid4().hex}"):
+        return batched(packed, numbers, deadlines)
 
     return run.get_concrete_function()
 

@@ -35,8 +35,11 @@ LENGTH = served_models.LENGTH
 @pytest.fixture(scope="module")
 def exports(tiny_model, tmp_path_factory):
   """kind -> (folder of exports, prefix of the checkpoint)."""
-  return served_models.make_exports(
-      tiny_model, tmp_path_factory.mktemp("served"))
+  folder = tmp_path_factory.mktemp("served")
+  found = served_models.make_exports(tiny_model, folder)
+  # Another head on other weights, of the same shape.
+  return {**found, **served_models.make_exports(
+      tiny_model, folder, ["windows"], step=9)}
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +323,17 @@ class ManyClientsTest:
     with concurrent.futures.ThreadPoolExecutor(24) as threads:
       found = list(threads.map(ask, range(200)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+  def test_models_do_not_mix(self, server, exports, tiny_model):
+    rows = served_models.token_rows(tiny_model.vocab_size, [9])
+    kinds = ["classification", "windows", "regression"] * 40
+    expected = {kind: offline(exports, kind, rows)["probabilities"]
+                for kind in set(kinds)}
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+      for kind, found in zip(kinds, threads.map(
+          lambda kind: server.predict(kind, rows), kinds)):
+        np.testing.assert_allclose(
+            found["probabilities"], expected[kind], rtol=0, atol=1e-5)
 
   def test_full_queue_is_said_and_passes(self, exports, tiny_model):
     rows = served_models.token_rows(tiny_model.vocab_size, [9] * 4)

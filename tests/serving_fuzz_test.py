@@ -116,7 +116,7 @@ class FuzzTest:
 
     with concurrent.futures.ThreadPoolExecutor(16) as threads:
       found = list(threads.map(ask, requests))
-    assert set(found) <= GRPC
+    assert set(found) <= GRPC, "".join(server.lines[-30:])
     assert found.count("INVALID_ARGUMENT") > COUNT / 4
     assert_serves(server, rows)
 
@@ -158,7 +158,7 @@ class FuzzTest:
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
       found = sum(threads.map(
           ask_all, [requests[i::8] for i in range(8)]), [])
-    assert set(found) <= REST
+    assert set(found) <= REST, "".join(server.lines[-30:])
     assert found.count(400) > COUNT / 4
     assert_serves(server, rows)
 
