@@ -136,9 +136,18 @@ def versions(folder):
   if not tf.io.gfile.isdir(folder):
     return []
   names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
-  return sorted(
-      int(name) for name in names if name.isdecimal() and
-      tf.io.gfile.exists(os.path.join(folder, name, _SAVED_MODEL)))
+  return sorted(int(name) for name in names if name.isdecimal() and
+                is_export(os.path.join(folder, name)))
+
+
+def is_export(path):
+  """Whether a folder holds an exported model itself."""
+  return tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL))
+
+
+def has_info(path):
+  """Whether an export says what its model is for, see `read_info`."""
+  return tf.io.gfile.exists(os.path.join(path, "assets", _INFO))
 
 
 def find_export(path):
@@ -153,7 +162,7 @@ def find_export(path):
   Raises:
     ValueError: there is none.
   """
-  if tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL)):
+  if is_export(path):
     return path
   found = versions(path)
   if not found:

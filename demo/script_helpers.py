@@ -36,7 +36,8 @@ _FILE_ERRORS = (
 # deprecated and the reason why versions are pinned.
 _NOISE = ("Instructions for updating", "is deprecated. Please use",
           "includes params argument, but params are not passed",
-          "Reraising captured error")
+          "Reraising captured error", "Fingerprint not found.",
+          "path_and_singleprint metric")
 
 # Signals with which a cluster takes a machine back. mpirun passes the second
 # on to the ranks; after the first it gives them little time.
@@ -259,8 +260,9 @@ def _set_up_logging():
   logger.handlers.clear()  # They go to absl's handler, once.
   if logging.get_verbosity() <= logging.INFO:
     logger.setLevel("WARNING")
-  logger.addFilter(lambda record: not any(
-      phrase in record.getMessage() for phrase in _NOISE))
+  for noisy in (logger, logging.get_absl_logger()):  # It writes by both.
+    noisy.addFilter(lambda record: not any(
+        phrase in record.getMessage() for phrase in _NOISE))
 
 
 def check_ranks_agree(args, files, values):

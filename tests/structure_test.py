@@ -93,6 +93,23 @@ MAY_IMPORT = {
     "demo/predictor.py": {
         "demo.export_helpers", "demo.window_helpers", "run_classifier",
         "run_squad", "tokenization"},
+    "demo/serving_errors.py": set(),
+    "demo/serving_batches.py": {"demo.serving_errors"},
+    "demo/serving_signatures.py": {
+        "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
+    "demo/serving_models.py": {
+        "demo.export_helpers", "demo.predictor", "demo.serving_batches",
+        "demo.serving_errors", "demo.serving_signatures"},
+    "demo/serving_stats.py": {"demo.latency_helpers"},
+    "demo/serving_dispatch.py": {"demo.serving_errors"},
+    "demo/serving_messages.py": {"demo.serving_errors"},
+    "demo/serving_grpc.py": {
+        "demo.export_helpers", "demo.serving_errors", "demo.serving_messages"},
+    "demo/serving_rest.py": {"demo.serving_errors", "demo.serving_messages"},
+    "demo/bert_server.py": {
+        "demo.script_helpers", "demo.serving_batches", "demo.serving_dispatch",
+        "demo.serving_grpc", "demo.serving_models", "demo.serving_rest",
+        "demo.serving_signatures", "demo.serving_stats"},
     "demo/alias_helpers.py": set(),
     "demo/config_helpers.py": {
         "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
@@ -117,13 +134,16 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
+TOOLS = {"demo.bert_server", "demo.checkpoint_report", "demo.checkpoints",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
          "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
-         "demo.runs_report", "demo.tfds_params", "demo.train"}
+         "demo.runs_report", "demo.serving_batches", "demo.serving_dispatch",
+         "demo.serving_errors", "demo.serving_grpc", "demo.serving_messages",
+         "demo.serving_models", "demo.serving_rest", "demo.serving_signatures",
+         "demo.serving_stats", "demo.tfds_params", "demo.train"}
 TF1_NAMES = re.compile(
     r"tf\.(contrib|flags|gfile|logging|python_io|to_int32|get_variable|"
     r"variable_scope|layers|train\.Optimizer|app|placeholder|Session|"

@@ -1,0 +1,348 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""The models that a server has in memory, and their versions.
+
+A folder of exports has a folder <number> for each version. The newest one is
+served; when a newer one appears it is loaded and tried beside the old one,
+which goes when its last request is answered. A folder with a saved_model.pb
+is one version, which stays.
+"""
+
+import collections
+import gc
+import json
+import os
+import re
+import threading
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from demo import export_helpers
+from demo import predictor
+from demo import serving_batches
+from demo import serving_errors
+from demo import serving_signatures
+
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
+# Words of TensorFlow Serving.
+LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
+
+# State of a version: one of the words above, and what went wrong (string) or
+# None.
+State = collections.namedtuple("State", ["state", "error"])
+
+
+class Model(object):
+  """One version of a model, loaded and ready.
+
+  Attributes:
+    name: string.
+    version: int.
+    path: string.
+    info: dict, see `export_helpers.read_info`; empty for a model without.
+    signatures: dict name -> serving_signatures.Signature.
+  """
+
+  def __init__(self, name, version, path, options, limits):
+    """Loads an export.
+
+    Args:
+      name: string.
+      version: int.
+      path: string, folder with saved_model.pb.
+      options: serving_batches.Options.
+      limits: serving_signatures.Limits.
+
+    Raises:
+      ValueError: it is no model of this kind.
+    """
+    self.name, self.version, self.path = name, version, path
+    self.info = (export_helpers.read_info(path)
+                 if export_helpers.has_info(path) else {})
+    # The loaded object owns the variables of its signatures.
+    self._loaded = tf.saved_model.load(path)
+    functions = self._loaded.signatures
+    default = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+    wanted = set(serving_signatures.ROW_INPUTS)
+    if default not in functions or not wanted <= set(
+        functions[default].structured_input_signature[1]):
+      raise ValueError(
+          f"{path} is not a BERT model to serve: its signature {default} has "
+          f"to take {', '.join(serving_signatures.ROW_INPUTS)}.")
+    sizes = _sizes(path, self._loaded)
+    batchers = {default: serving_batches.Batcher(
+        functions[default], sizes.max_length, options)}
+    windows = export_helpers.SERVE_WINDOWS
+    if windows in functions:  # The windows of a text are in one batch.
+      batchers[windows] = serving_batches.Batcher(
+          functions[windows], sizes.max_length, options._replace(
+              batch=max(options.batch, self.info.get("max_windows", 1))),
+          pools=True)
+    self.signatures = serving_signatures.make_signatures(
+        self.info,
+        predictor.make_codec(path, self.info) if self.info else None,
+        {key: _specs(function) for key, function in functions.items()},
+        batchers, sizes, limits)
+    for batcher in batchers.values():
+      batcher.warm_up()
+
+  def signature(self, name):
+    """The signature of a name ("" for the usual one).
+
+    Raises:
+      serving_errors.RequestError: there is none.
+    """
+    name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+    if name not in self.signatures:
+      raise serving_errors.invalid(
+          f"Model {self.name} has no signature {name!r}; it has "
+          f"{', '.join(sorted(self.signatures))}.")
+    return self.signatures[name]
+
+  def call_examples(self, examples, queue, deadline):
+    """Runs the model on records with token ids, or with texts.
+
+    Args:
+      examples: list of tf.train.Example; those with a feature `text_a` (bytes)
+        are texts.
+      queue: serving_batches.Queue.
+      deadline: float, seconds since 1970.
+
+    Returns:
+      See `serving_signatures.Signature.call`.
+    """
+    if not examples:
+      raise serving_errors.invalid("The request has no examples.")
+    if "text_a" not in examples[0].features.feature:
+      signature = self.signature(export_helpers.SERVE_EXAMPLES)
+      return signature.call({"examples": np.array(
+          [example.SerializeToString() for example in examples], object)},
+                            queue, deadline)
+    signature = self.signature(serving_signatures.SERVE_TEXTS)
+    inputs = {}
+    for name in signature.inputs:
+      values = [list(example.features.feature[name].bytes_list.value)
+                for example in examples if name in example.features.feature]
+      if values:
+        if [len(value) for value in values] != [1] * len(examples):
+          raise serving_errors.invalid(
+              f"Each example needs one {name}, or none has any.")
+        inputs[name] = np.array([value for (value,) in values], object)
+    return signature.call(inputs, queue, deadline)
+
+  def labels(self):
+    """The names of a classifier's labels, list of string.
+
+    Raises:
+      serving_errors.RequestError: it is no classifier.
+    """
+    if self.info.get("kind") != "classification":
+      raise serving_errors.invalid(
+          f"Model {self.name} is no classifier; ask for Predict.")
+    return self.info["labels"]
+
+  def check_regression(self):
+    """Refuses a request for a number of another kind of model.
+
+    Raises:
+      serving_errors.RequestError: it gives no number.
+    """
+    if self.info.get("kind") != "regression":
+      raise serving_errors.invalid(
+          f"Model {self.name} gives no number; ask for Predict.")
+
+
+def _specs(function):
+  """(inputs, outputs) of a signature: dicts name -> Spec."""
+  return tuple(
+      {name: serving_signatures.Spec(spec.dtype, tuple(spec.shape))
+       for name, spec in specs.items()}
+      for specs in (function.structured_input_signature[1],
+                    function.structured_outputs))
+
+
+def _sizes(path, loaded):
+  """The serving_signatures.Sizes of an export.
+
+  Args:
+    path: string.
+    loaded: what tf.saved_model.load made of it.
+
+  Raises:
+    ValueError: it doesn't say.
+  """
+  name = os.path.join(path, "assets", "bert_config.json")
+  if tf.io.gfile.exists(name):
+    with tf.io.gfile.GFile(name, "r") as reader:
+      config = json.load(reader)
+    return serving_signatures.Sizes(
+        config["vocab_size"], config["type_vocab_size"],
+        config["max_position_embeddings"])
+  tables = {}
+  for variable in loaded.variables:
+    found = re.search(r"embeddings/(word|token_type|position)_embeddings:0$",
+                      variable.name)
+    if found:
+      tables[found[1]] = int(variable.shape[0])
+  if len(tables) < 3:
+    raise ValueError(
+        f"{path} has neither assets/bert_config.json nor the three tables of "
+        f"embeddings: its numbers of ids and tokens are not known.")
+  return serving_signatures.Sizes(
+      tables["word"], tables["token_type"], tables["position"])
+
+
+class ModelStore(object):
+  """Models by name, each with its newest version.
+
+  Attributes:
+    queue: serving_batches.Queue, the rows of all models.
+  """
+
+  def __init__(self, folders, options, limits):
+    """Takes what to serve; loads nothing.
+
+    Args:
+      folders: dict name -> folder of exports, or of one.
+      options: serving_batches.Options.
+      limits: serving_signatures.Limits.
+    """
+    self.queue = serving_batches.Queue(options.max_queued_rows)
+    self._folders = folders
+    self._options, self._limits = options, limits
+    self._models = {}
+    self._states = {name: {} for name in folders}
+    self._lock = threading.Lock()
+
+  def names(self):
+    """Names of the models, as they were given."""
+    return list(self._folders)
+
+  def get(self, name, version=None):
+    """The model of a name, to be used for one request.
+
+    Args:
+      name: string.
+      version: int, or None for the newest.
+
+    Returns:
+      Model. It stays loaded as long as somebody holds it.
+
+    Raises:
+      serving_errors.RequestError: there is none.
+    """
+    model = self._models.get(name)
+    if model is None:
+      if name in self._folders:
+        raise serving_errors.RequestError(
+            "UNAVAILABLE", f"Model {name} is being loaded.")
+      raise serving_errors.RequestError(
+          "NOT_FOUND", f"There is no model {name!r}; there are "
+          f"{', '.join(self._folders)}.")
+    if version not in (None, model.version):
+      raise serving_errors.RequestError(
+          "NOT_FOUND", f"Model {name} has no version {version}; it has "
+          f"{model.version}.")
+    return model
+
+  def states(self, name):
+    """What became of each version of a model: dict int -> State.
+
+    Raises:
+      serving_errors.RequestError: there is no such model.
+    """
+    if name not in self._states:
+      self.get(name)
+    with self._lock:
+      return dict(self._states[name])
+
+  def load(self):
+    """Loads all models.
+
+    Raises:
+      ValueError: one can't be loaded.
+    """
+    for name, folder in self._folders.items():
+      export_helpers.find_export(folder)  # Says what is wrong with the folder.
+      self._load(name, *_newest(folder))
+
+  def refresh(self):
+    """Loads what is newer than what is served.
+
+    Of a version that can't be loaded, as when it is still being copied, the
+    log says so; it is tried again at the next call.
+    """
+    for name, folder in self._folders.items():
+      if export_helpers.is_export(folder):
+        continue
+      found = export_helpers.versions(folder)
+      if not found or found[-1] <= self._models[name].version:
+        continue
+      version, path = _newest(folder)
+      before = self.states(name).get(version)
+      try:
+        self._load(name, version, path)
+      except Exception as error:  # pylint: disable=broad-except
+        text = str(error).splitlines()[0]
+        if before is None or before.error != text:
+          logging.error("model %s: version %d can't be loaded, %d stays: %s",
+                        name, version, self._models[name].version, text)
+        self._set(name, version, State(END, text))
+    # What is no longer used lies in circles of references.
+    gc.collect()
+
+  def _load(self, name, version, path):
+    """Loads a version and puts it in the place of the one before."""
+    if self.states(name).get(version) is None:
+      self._set(name, version, State(LOADING, None))
+    model = Model(name, version, path, self._options, self._limits)
+    before = self._models.get(name)
+    self._models[name] = model
+    self._set(name, version, State(AVAILABLE, None))
+    if before is not None:
+      self._set(name, before.version, State(END, None))
+    logging.info("model %s: version %d of %s", name, version, path)
+
+  def _set(self, name, version, state):
+    """Notes a state; forgets all but the last few versions."""
+    with self._lock:
+      states = self._states[name]
+      states[version] = state
+      for old in sorted(states)[:-8]:
+        del states[old]
+
+
+def _newest(folder):
+  """(version, path) of the export that a folder stands for."""
+  path = export_helpers.find_export(folder).rstrip("/")
+  name = os.path.basename(path)
+  return int(name) if name.isdecimal() else 1, path
+
+
+def parse_folders(values):
+  """Reads the values of --dir.
+
+  Args:
+    values: list of string, NAME=FOLDER or FOLDER, which is called "bert".
+
+  Returns:
+    Dict name -> folder.
+
+  Raises:
+    ValueError: a name is wrong or there twice.
+  """
+  folders = {}
+  for value in values:
+    name, found, folder = value.partition("=")
+    if not found or os.sep in name:
+      name, folder = "bert", value
+    if not _NAME.fullmatch(name) or not folder:
+      raise ValueError(
+          f"--dir={value}: NAME=FOLDER is expected, the name of letters, "
+          f"digits, dots, dashes and underscores.")
+    if name in folders:
+      raise ValueError(f"--dir={value}: there are two models called {name}. "
+                       f"Name them: --dir=one={folders[name]},two={folder}")
+    folders[name] = folder
+  return folders
