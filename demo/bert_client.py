@@ -15,6 +15,7 @@ demo.bert_server) or as token ids (`serving_default` of any TensorFlow Serving).
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -423,11 +424,13 @@ def make_report(options, name, rows, tally):
       "latency_ms": tally.latencies.summary(),
       "rows": len(rows.items), "rows_answered": len(tally.answers)}
   if options.check:
+    largest = tally.largest_difference
     report["check"] = {
         "export_dir": options.check, "answers": tally.num_answers,
-        "largest_difference": tally.largest_difference,
+        # JSON has no infinity.
+        "largest_difference": largest if math.isfinite(largest) else None,
         "tolerance": options.tolerance,
-        "passed": tally.largest_difference <= options.tolerance,
+        "passed": largest <= options.tolerance,
         "worst_row": tally.worst_row}
   return report
 
@@ -457,8 +460,10 @@ def table(report):
     lines.append(("not scored", report["not_scored"]))
   if "check" in report:
     check = report["check"]
-    lines.append(("check", f"largest difference {check['largest_difference']:.3g}"
-                  f" of {check['answers']} answers" + (
+    largest = check["largest_difference"]
+    largest = "infinite" if largest is None else f"{largest:.3g}"
+    lines.append(("check", f"largest difference {largest} "
+                  f"of {check['answers']} answers" + (
                       "" if check["passed"] else
                       f", at row {check['worst_row']}: more than --tolerance="
                       f"{check['tolerance']:g}")))

@@ -14,6 +14,7 @@ import http.client
 import importlib
 import importlib.util
 import json
+import math
 import random
 import signal
 import sys
@@ -224,7 +225,9 @@ class RestProtocol(object):
     try:
       rows = json.loads(body)["predictions"]
     except (ValueError, KeyError, TypeError):
-      raise ValueError("a reply without predictions") from None
+      rows = None
+    if not isinstance(rows, list):
+      raise ValueError("a reply without predictions")
     # A lone output stands there without its name.
     return [row if isinstance(row, dict) else
             {"probabilities" if isinstance(row, list) else "value": row}
@@ -417,8 +420,9 @@ class Tally(object):
     self.answers.setdefault(number, answer)
     if self._compare is not None:
       difference = self._compare(number, answer)
-      # NaN is no small difference.
-      if not difference <= self.largest_difference:
+      if math.isnan(difference):  # That is no small one.
+        difference = math.inf
+      if difference > self.largest_difference:
         self.largest_difference, self.worst_row = difference, number
 
 

@@ -101,9 +101,8 @@ function request(model, instance) {
     signature_name: isSquad(model) ? 'serve_questions' : 'serve_texts',
     instances: [instance],
   });
-  const path = `/v1/models/${encodeURIComponent(model.name)}` +
-    (model.version ? `/versions/${encodeURIComponent(model.version)}` : '') +
-    ':predict';
+  // Of whatever version: a newer one may have come since the page was loaded.
+  const path = `/v1/models/${encodeURIComponent(model.name)}:predict`;
   return {path, body};
 }
 
@@ -123,8 +122,7 @@ function isUsable(model) {
 }
 
 function title(model) {
-  const several = models.filter(other => other.name === model.name).length > 1;
-  return model.name + (several ? `, version ${model.version}` : '') +
+  return model.name +
     (isUsable(model) ? '' : ` (${String(model.state).toLowerCase()})`);
 }
 
@@ -187,7 +185,7 @@ async function start() {
   $('choice').hidden = models.length < 2;
   const wanted = decodeURIComponent(location.hash.slice(1));
   const first = models.findIndex(
-    model => isUsable(model) && (!wanted || title(model) === wanted));
+    model => isUsable(model) && (!wanted || model.name === wanted));
   $('model').value = first < 0 ? 0 : first;
   choose();
 }
@@ -374,7 +372,7 @@ $('model').addEventListener('change', () => {
   if (running) running.abort();
   running = null;
   busy(false);
-  history.replaceState(null, '', '#' + encodeURIComponent(title(chosen())));
+  history.replaceState(null, '', '#' + encodeURIComponent(chosen().name));
   choose();
 });
 $('form').addEventListener('submit', event => {
