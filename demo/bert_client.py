@@ -51,59 +51,80 @@ def parse_arguments(arguments):
   add("--model", help="name of the model (default: the only one)")
   add("--wait", type=float, default=0.0, metavar="SECONDS",
       help="wait so long at most for a server that is starting")
-  what = parser.add_argument_group("what is asked, one of")
-  what.add_argument("--pair", action="append", metavar="TEXT",
-                    help="a text to classify; twice for a pair")
-  what.add_argument("--question", help="a question, with --context")
-  what.add_argument("--context", help="the text that it is about")
-  what.add_argument("--task_name", help="a GLUE task, with --data_dir or a file "
-                    "of it as --data_file")
-  what.add_argument("--data_dir", help="folder of the task's .tsv files")
-  what.add_argument("--split", choices=["train", "dev", "test"], default="dev",
-                    help="which set of --data_dir (default: dev)")
-  what.add_argument("--data_file", help="a .tsv, .csv or .jsonl file, or a SQuAD "
-                    "JSON file")
-  what.add_argument("--squad", action="store_true", help="--data_file is a SQuAD "
-                    "JSON file (default: as the model tells)")
-  what.add_argument("--rows", metavar="FILE", help="rows of --save_rows, which "
-                    "need no TensorFlow to read")
-  columns = parser.add_argument_group("columns of --data_file")
-  for name, role in (("text_a", "first text"), ("text_b", "second text"),
-                     ("label", "label")):
-    columns.add_argument(f"--{name}", metavar="COLUMN", help=f"name or number "
-                         f"of the {role}'s (default: by the usual names)")
-  columns.add_argument("--has_header", choices=["auto", "yes", "no"],
-                       default="auto", help="whether the first line names them")
-  how = parser.add_argument_group("how it is sent")
-  how.add_argument("--cycle", type=int, help="requests of each client (default: "
-                   "each row once in all; a lone question once)")
-  how.add_argument("--clients", type=int, default=1,
-                   help="clients at the same time, each waits for its answer")
-  how.add_argument("--rate", type=float, help="requests per second in all, sent "
-                   "at random times whether or not earlier ones are answered")
-  how.add_argument("--seed", type=int, default=1, help="of these times")
-  how.add_argument("--duration", type=float, metavar="SECONDS",
-                   help="send nothing new after that time")
-  how.add_argument("--batch", type=int, default=1, help="rows of a request")
-  how.add_argument("--timeout_ms", type=int, default=60000,
-                   help="time that an answer may take")
-  how.add_argument("--send", choices=["text", "ids"], default="text",
-                   help="raw text, or token ids that the client makes with the "
-                   "vocabulary of --export_dir")
-  how.add_argument("--export_dir", help="the model's export, for --send ids")
-  results = parser.add_argument_group("what is made of the answers")
-  results.add_argument("--save_accuracy", metavar="FILE",
-                       help="write the report as JSON")
-  results.add_argument("--check", metavar="EXPORT_DIR",
-                       help="compare each answer with this model's offline "
-                       "prediction of the same row")
-  results.add_argument("--tolerance", type=float, default=1e-3, help="largest "
-                       "difference that --check lets pass")
-  results.add_argument("--save_rows", metavar="FILE", help="write the rows for "
-                       "--rows, and send nothing")
+  _add_source_flags(parser.add_argument_group("what is asked, one of"))
+  _add_column_flags(parser.add_argument_group("columns of --data_file"))
+  _add_load_flags(parser.add_argument_group("how it is sent"))
+  _add_result_flags(parser.add_argument_group("what is made of the answers"))
   options = parser.parse_args(arguments)
   _check_options(options)
   return options
+
+
+def _add_source_flags(group):
+  """Adds the flags that name rows."""
+  add = group.add_argument
+  add("--pair", action="append", metavar="TEXT",
+      help="a text to classify; twice for a pair")
+  add("--question", help="a question, with --context")
+  add("--context", help="the text that it is about")
+  add("--task_name",
+      help="a GLUE task, with --data_dir or a file of it as --data_file")
+  add("--data_dir", help="folder of the task's .tsv files")
+  add("--split", choices=["train", "dev", "test"], default="dev",
+      help="which set of --data_dir (default: dev)")
+  add("--data_file",
+      help="a .tsv, .csv or .jsonl file, or a SQuAD JSON file")
+  add("--squad", action="store_true",
+      help="--data_file is a SQuAD JSON file (default: as the model tells)")
+  add("--rows", metavar="FILE",
+      help="rows of --save_rows, which need no TensorFlow to read")
+
+
+def _add_column_flags(group):
+  """Adds the flags that name columns, by the names that the scripts have."""
+  for name, role in (("text_a", "first text"), ("text_b", "second text"),
+                     ("label", "label")):
+    group.add_argument(f"--{name}", metavar="COLUMN", help=f"name or number "
+                       f"of the {role}'s (default: by the usual names)")
+  group.add_argument("--has_header", choices=["auto", "yes", "no"],
+                     default="auto", help="whether the first line names them")
+
+
+def _add_load_flags(group):
+  """Adds the flags that tell how rows are sent."""
+  add = group.add_argument
+  add("--cycle", type=int,
+      help="requests of each client (default: each row once in all)")
+  add("--clients", type=int, default=1,
+      help="clients at the same time, each waits for its answer")
+  add("--rate", type=float,
+      help="requests per second in all, sent at random times whether or not "
+      "earlier ones are answered")
+  add("--seed", type=int, default=1, help="of these times")
+  add("--duration", type=float, metavar="SECONDS",
+      help="send nothing new after that time")
+  add("--batch", type=int, default=1, help="rows of a request")
+  add("--timeout_ms", type=int, default=60000,
+      help="time that an answer may take")
+  add("--send", choices=["text", "ids"], default="text",
+      help="raw text, or token ids that the client makes with the vocabulary "
+      "of --export_dir")
+  add("--export_dir", help="the model's export, for --send=ids")
+
+
+def _add_result_flags(group):
+  """Adds the flags that tell what becomes of rows and answers."""
+  add = group.add_argument
+  add("--save_accuracy", metavar="FILE", help="write the report as JSON")
+  add("--check", metavar="EXPORT_DIR",
+      help="compare each answer with this model's offline prediction of the "
+      "same row")
+  add("--tolerance", type=float, default=1e-3,
+      help="largest difference that --check lets pass")
+  add("--no_scores", action="store_true",
+      help="leave out the scores, which take a second to compute")
+  add("--save_rows", metavar="FILE",
+      help="write the rows for --rows, and send nothing")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -181,8 +202,8 @@ class Rows(object):
         return cls(head["task"], items)
     except (ValueError, KeyError, TypeError):
       pass
-    raise ValueError(f"--rows={path} was not written by --save_rows: give other "
-                     f"files as --data_file.")
+    raise ValueError(f"--rows={path} was not written by --save_rows: give "
+                     f"other files as --data_file.")
 
 
 @contextlib.contextmanager
@@ -546,7 +567,8 @@ def run(options):
     answers = {number: codec.answer(rows.items[number], outputs)
                for number, outputs in answers.items()}
   try:
-    found, count = scores(rows, answers, info.get("labels") or [])
+    found, count = ({}, 0) if options.no_scores else scores(
+        rows, answers, info.get("labels") or [])
     report.update(scores=found, scored_rows=count)
   except ValueError as error:  # The rest of the report is worth having.
     report.update(scores={}, scored_rows=0, not_scored=str(error))
@@ -562,8 +584,8 @@ def _load(options, name, rows, codec):
   compare = None
   if options.check:
     if codec and rows.kind == "questions":
-      raise ValueError("--check compares the answers to questions as the server "
-                       "gives them: leave --send=ids out.")
+      raise ValueError("--check compares the answers to questions as the "
+                       "server gives them: leave --send=ids out.")
     from demo import client_rows  # pylint: disable=import-outside-toplevel
     expected = client_rows.predict(options.check, rows.items)
 

@@ -133,7 +133,8 @@ class GrpcProtocol(object):
     try:
       outputs = self._predict.PredictResponse.FromString(body).outputs
     except Exception as error:  # protobuf's DecodeError, which has two homes.
-      raise ValueError(f"a reply that is no PredictResponse ({error})") from None
+      raise ValueError(
+          f"a reply that is no PredictResponse ({error})") from None
     columns = {name: _rows_of_tensor(name, tensor)
                for name, tensor in outputs.items()}
     return [dict(zip(columns, values)) for values in zip(*columns.values())]

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
-"""Rows for demo.bert_client: read, tokenized and predicted by the scripts' code.
+"""Rows for demo.bert_client: read, tokenized, predicted by the scripts' code.
 
 Imports TensorFlow. The client imports this only where it has to.
 """

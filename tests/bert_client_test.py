@@ -238,17 +238,18 @@ class LoneQuestionTest:
     assert status == 0, stderr
     assert stdout.startswith(f"{answer['answer']}  [probability ")
 
-  def test_neither_tensorflow_nor_numpy_is_loaded(self, server):
+  def test_neither_tensorflow_nor_numpy_is_loaded(self, server, rows_file):
     code = ("import sys; from demo import bert_client\n"
             "for more in [], ['--rest']:\n"
             "  assert not bert_client.run(bert_client.parse_arguments("
             "sys.argv[1:] + more))\n"
             "assert not {'tensorflow', 'numpy', 'absl'} & set(sys.modules)")
-    run = subprocess.run(
-        [sys.executable, "-c", code, *server.client_flags(), "--model=texts",
-         "--pair=good"], cwd=conftest.PROJECT, check=False,
-        capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    for asked in ["--pair=good"], [f"--rows={rows_file}", "--no_scores"]:
+      run = subprocess.run(
+          [sys.executable, "-c", code, *server.client_flags(), "--model=texts",
+           *asked], cwd=conftest.PROJECT, check=False, capture_output=True,
+          text=True)
+      assert run.returncode == 0, run.stderr
 
 
 class OpenLoopTest:
