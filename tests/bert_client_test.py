@@ -268,7 +268,10 @@ class OpenLoopTest:
     assert counts[0] == counts[1]  # The times are drawn from the seed.
     assert all(30 <= count <= 90 for count in counts)
 
-  def test_waiting_for_a_slow_server_counts(self):
+  @pytest.mark.parametrize("connections", [1, 256])
+  def test_waiting_for_a_slow_server_counts(self, connections, monkeypatch):
+    # With one connection it is the client in which requests wait.
+    monkeypatch.setattr(client_helpers, "_MOST_CONNECTIONS", connections)
     with slow_server(0.03) as port:
       found = {}
       for rate in (None, 100.0):
