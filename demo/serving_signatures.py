@@ -2,8 +2,8 @@
 """The ways to ask a served model: token ids, records, or texts.
 
 A signature has the names and types of its inputs and outputs, as that of a
-SavedModel does. `serving_default`, `serve_examples` and `serve_windows` are those
-of the export; the server adds `serve_texts` to classifiers and
+SavedModel does. `serving_default`, `serve_examples` and `serve_windows` are
+those of the export; the server adds `serve_texts` to classifiers and
 `serve_questions` to SQuAD models, which take strings. All of them end in rows
 of token ids, which are checked here, so that no request can spoil the batch
 that it shares with others.
