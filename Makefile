@@ -6,7 +6,7 @@ export TF PYTHON
 # TensorFlow's C++ notes on the processor say nothing about a run.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup demo test test-fast bench lint clean
+.PHONY: setup browser demo test test-fast bench lint clean
 
 setup:
 	@bash demo/setup.sh
@@ -19,10 +19,14 @@ demo: setup
 WORKERS ?= 2
 PYTEST := $(PYTHON_BIN) -m pytest -n $(WORKERS) --dist loadfile
 
-test: setup lint
+# The page that demo.bert_server has is tested in Chromium.
+browser:
+	@bash tests/setup_browser.sh
+
+test: setup browser lint
 	@$(PYTEST)
 
-test-fast: setup lint
+test-fast: setup browser lint
 	@$(PYTEST) -m "not slow"
 
 # Training speed beside a matrix product, and ranks beside threads; with SQUAD_FILE=... VOCAB_FILE=... also

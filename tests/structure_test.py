@@ -90,6 +90,12 @@ MAY_IMPORT = {
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
     "demo/latency_helpers.py": set(),
+    "demo/client_helpers.py": {"demo.latency_helpers"},
+    "demo/client_rows.py": {
+        "demo.export_helpers", "demo.predictor", "demo.table_helpers",
+        "demo.task_helpers", "run_classifier", "run_squad"},
+    "demo/bert_client.py": {
+        "demo.client_helpers", "demo.client_rows", "demo.metrics"},
     "demo/predictor.py": {
         "demo.export_helpers", "demo.window_helpers", "run_classifier",
         "run_squad", "tokenization"},
@@ -134,7 +140,8 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.bert_server", "demo.checkpoint_report", "demo.checkpoints",
+TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
+         "demo.checkpoints", "demo.client_rows",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
          "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
