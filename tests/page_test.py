@@ -16,7 +16,7 @@ from tests import served_models
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
 MOST_CHARACTERS = 2000
-# Each emoji is two units of JavaScript's strings, and one character of Python's.
+# Each emoji is two units of JavaScript's strings, one character of Python's.
 EMOJI = "\U0001f600\U0001f3f4\U0001f600 "
 MARKUP = ("the film <img src=x onerror=document.title='broken'> was good "
           "<b>great</b> &amp; </mark><script>document.title='broken'</script>")
@@ -41,7 +41,8 @@ def exports(tiny_model, tmp_path_factory):
           tiny_model, "squad", folder / "squad", **SQUAD),
       # No answer is always ahead of this threshold.
       "unsure": served_models.export(
-          tiny_model, "squad", folder / "unsure", **{**SQUAD, "version_2_with_negative": True},
+          tiny_model, "squad", folder / "unsure",
+          **{**SQUAD, "version_2_with_negative": True},
           null_score_diff_threshold=-1e9)}
 
 

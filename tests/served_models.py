@@ -113,9 +113,9 @@ class Server(object):
       models = ",".join(f"{name}={path}" for name, path in models.items())
     self.lines = []
     self.process = subprocess.Popen(
-        [sys.executable, "-m", "demo.bert_server", f"--dir={models}", "--port=0",
-         "--rest_port=0", *map(str, flags)], cwd="/", text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "demo.bert_server", f"--dir={models}",
+         "--port=0", "--rest_port=0", *map(str, flags)], cwd="/", text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": str(conftest.PROJECT)})
     self.port = self.rest_port = self.url = None
     for line in self.process.stdout:
