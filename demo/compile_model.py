@@ -170,7 +170,9 @@ def _model(args, source, shape):
   return compile_graph.InferenceModel(
       source.sizes, compile_graph.Settings(
           args.dtype, args.crude_gelu, args.aggressive_optimizations,
-          keeps_padding=None not in shape), source.read)
+          # TensorFlow gains nothing by static shapes; other programs may.
+          keeps_padding=args.format == "onnx" and None not in shape),
+      source.read)
 
 
 def _write_saved_model(folder, source, args):
@@ -184,20 +186,22 @@ def _write_saved_model(folder, source, args):
     export_helpers.write(folder, signatures, saver, model.load)
 
 
-def make_signatures(source, model, shape):
+def make_signatures(source, model, shape, is_alone=False):
   """Builds a model for the signatures that another one has.
 
   Args:
     source: compile_reader.Source.
     model: compile_graph.InferenceModel.
     shape: [B, S], see `_shape`.
+    is_alone: bool, leaves all but serving_default out.
 
   Returns:
     Dict name -> SignatureDef.
   """
-  info = source.info or {}
+  info = {} if is_alone else source.info or {}
   unread = [name for name in source.inputs if name not in (
-      "input_ids", "input_mask", "segment_ids")]
+      "input_ids", "input_mask", "segment_ids") and
+            (name in source.outputs or not is_alone)]
   text_rows = pool_outputs = None
   if info.get("text_ops"):
     text_rows = text_op_helpers.rows_function(
@@ -244,7 +248,7 @@ def _write_onnx(folder, source, args):
   shape = _shape(args, source)
   with tf.Graph().as_default():
     model = _model(args, source, shape)
-    signatures = make_signatures(source, model, shape)
+    signatures = make_signatures(source, model, shape, is_alone=True)
     compile_onnx.write(folder, signatures, model.load)
   compile_onnx.copy_assets(folder, source.assets(), _new_info(args, source))
 

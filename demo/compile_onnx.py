@@ -1,13 +1,18 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
-"""demo.compile_model --format=onnx: the rebuilt model for onnxruntime."""
+"""demo.compile_model --format=onnx: the rebuilt model for onnxruntime.
+
+It has serving_default alone, without inputs that nothing reads.
+"""
 
 import os
 
+from absl import logging
 import tensorflow as tf
 
 from demo import export_helpers
 from demo import horovod_helpers
 from demo import runner_helpers
+from demo import script_helpers
 
 _OPSET = 17
 _INSTALL = "pip install tf2onnx==1.17.0 onnx==1.18.0"
@@ -68,13 +73,33 @@ def write(folder, signatures, load):
     graph_def = tf2onnx.tf_loader.freeze_session(
         session, input_names=list(inputs.values()),
         output_names=list(outputs.values()))
-  proto, _ = tf2onnx.convert.from_graph_def(
-      graph_def, input_names=list(inputs.values()),
-      output_names=list(outputs.values()), opset=_OPSET)
+  logging.info("Converting to ONNX, opset %d.", _OPSET)
+  with script_helpers.quiet():
+    proto = _converted(tf2onnx, graph_def, inputs, outputs)
   tf.io.gfile.makedirs(folder)
   with tf.io.gfile.GFile(
       os.path.join(folder, export_helpers.ONNX_MODEL), "wb") as writer:
     writer.write(proto.SerializeToString())
+
+
+def _converted(tf2onnx, graph_def, inputs, outputs):
+  """The ONNX model of a frozen graph.
+
+  Args:
+    tf2onnx: the module.
+    graph_def: GraphDef.
+    inputs: dict name in the ONNX model -> name of the tensor.
+    outputs: the same.
+
+  Returns:
+    onnx.ModelProto.
+  """
+  proto, _ = tf2onnx.convert.from_graph_def(
+      graph_def, input_names=list(inputs.values()),
+      output_names=list(outputs.values()), opset=_OPSET,
+      tensors_to_rename={
+          x: name for name, x in {**inputs, **outputs}.items()})
+  return proto
 
 
 def copy_assets(folder, files, info):

@@ -213,12 +213,8 @@ def load_export(path):
   """
   if has_info(path):
     import_text_ops(path, read_info(path))
-  verbosity = logging.get_verbosity()
-  try:  # Two lines on a file that is for metrics of Google's are left out.
-    logging.set_verbosity(min(verbosity, logging.WARNING))
+  with script_helpers.quiet():  # It looks for a file of newer formats.
     return tf.saved_model.load(path)
-  finally:
-    logging.set_verbosity(verbosity)
 
 
 def import_text_ops(path, info):

@@ -142,9 +142,9 @@ def batch_of_rows(rows, specs):
     specs: dict name -> TensorSpec of the signature's inputs.
 
   Returns:
-    Dict name -> int32 array for the inputs of token ids, and for `label_ids`
-    and `is_real_example` where the signature has them: [B, S], [B]. S is that
-    of the longest row unless the signature fixes it; B likewise.
+    Dict name -> int32 array for the inputs of token ids, and for `label_ids`,
+    `unique_ids` and `is_real_example` where the signature has them: [B, S],
+    [B]. S is that of the longest row unless the signature fixes it; B likewise.
   """
   num_rows, length = specs["input_ids"].shape
   num_rows = max(num_rows or 0, len(rows))
@@ -153,8 +153,8 @@ def batch_of_rows(rows, specs):
   for number, row in enumerate(rows):
     for name, values in zip(Row._fields, row):
       feed[name][number, :len(values)] = values
-  if "label_ids" in specs:
-    feed["label_ids"] = np.zeros([num_rows], np.int32)
+  for name in {"label_ids", "unique_ids"} & set(specs):
+    feed[name] = np.zeros([num_rows], np.int32)
   if "is_real_example" in specs:
     feed["is_real_example"] = (np.arange(num_rows) < len(rows)).astype(np.int32)
   return feed

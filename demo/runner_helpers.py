@@ -79,6 +79,8 @@ class OnnxRunner(object):
     onnxruntime = import_onnxruntime(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
+    # Threads that wait for work leave their cores to others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # Errors.
     self._session = onnxruntime.InferenceSession(
         os.path.join(path, export_helpers.ONNX_MODEL), options,
