@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util import _pywrap_util_port
 
-from demo import compile_graph
 from demo import predictor
 from demo import runner_helpers
 
@@ -232,7 +231,8 @@ def lines(report):
   yield (f"Milliseconds per batch: {spent['input']:.1f} before, "
          f"{spent['output']:.1f} after: {report['speed_ratio']:.2f} times as "
          f"fast")
-  yield f"MB: {size['input'] / 1e6:.1f} before, {size['output'] / 1e6:.1f} after"
+  yield (f"MB: {size['input'] / 1e6:.1f} before, "
+         f"{size['output'] / 1e6:.1f} after")
   computer = report["processor"]
   yield (f"Processor: {computer['name']}, "
          f"{'with' if computer['bf16'] else 'without'} bfloat16; oneDNN is "

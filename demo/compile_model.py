@@ -12,7 +12,6 @@ printed and kept in compile_report.json beside the model.
 """
 
 import json
-import math
 import os
 import tempfile
 

@@ -18,7 +18,8 @@ from demo import export_helpers
 _WORDS = "/embeddings/word_embeddings"
 _DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _IDS = ("input_ids", "input_mask", "segment_ids")
-_OUTPUTS = {"classification": {"probabilities"}, "regression": {"probabilities"},
+_OUTPUTS = {"classification": {"probabilities"},
+            "regression": {"probabilities"},
             "squad": {"start_logits", "end_logits"}}
 # Operations of an activation -> its name. Others than these say nothing.
 _ACTIVATIONS = {
@@ -167,9 +168,9 @@ class Source(object):
                    "no variable output_weights")
     return Sizes(
         scope, vocabulary, types, positions, width, layers,
-        self._heads(f"{first}/attention/self/", width),
+        self._heads("encoder/layer_0/attention/self/", width),
         self._shape(f"{first}/intermediate/dense/kernel")[1],
-        self._activation(f"{first}/intermediate/"),
+        self._activation("encoder/layer_0/intermediate/"),
         self._kind(graph, signature, output_scope), output_scope,
         self._shape(f"{output_scope}output_weights")[0])
 
@@ -243,9 +244,13 @@ class Source(object):
                    f"{self.info['kind']} by its model_info.json")
 
   def _below(self, place):
-    """The operations whose names begin with `place`."""
+    """The operations in a name scope of the encoder.
+
+    What stands before it is not always that of the variables: a module of
+    TensorFlow Hub has another name in the graph.
+    """
     return [operation for operation in self._operations
-            if operation.name.startswith(place)]
+            if f"/{place}" in operation.name]
 
   def _constants(self, place):
     """Values of the scalar float constants of a place of the graph."""

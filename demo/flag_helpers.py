@@ -279,9 +279,8 @@ def define_export_flags():
       "<output_dir>/export by default.")
   flags.DEFINE_bool(
       "export_five_inputs", False,
-      "With --do_export: the signature serving_default has the inputs label_ids "
-      "and is_real_example too, which nothing reads, for clients that send "
-      "them.")
+      "With --do_export: serving_default has the inputs label_ids and "
+      "is_real_example too, which nothing reads, for clients that send them.")
   flags.DEFINE_bool(
       "export_fixed_length", False,
       "With --do_export: serving_default takes rows of --max_seq_length tokens "

@@ -8,9 +8,10 @@
   ask = predictor.load("/tmp/squad/export")
   ask(("When does the valve open?", "The valve opens at 3 bar."))
 
-`load` takes what --do_export or demo.compile_model wrote. Texts become tokens, and outputs answers,
-by the code of run_classifier.py and run_squad.py, so that the results are those
-of --do_predict. The model is loaded once; a call costs what the model costs.
+`load` takes what --do_export or demo.compile_model wrote. Texts become tokens,
+and outputs answers, by the code of run_classifier.py and run_squad.py, so that
+the results are those of --do_predict. The model is loaded once; a call costs
+what the model costs.
 """
 
 import collections

@@ -16,6 +16,7 @@ from tensorflow.python.util import _pywrap_util_port
 from demo import checkpoint_helpers
 from demo import checkpoints
 from demo import export_helpers
+from demo import text_op_helpers
 from demo import window_helpers
 import run_classifier
 import run_squad
@@ -43,6 +44,7 @@ def save_model(model, kind, prefix, step=7):
   rng = np.random.RandomState(step)
   variables = conftest.random_variables(model.config, seed=step)
   for name, shape in HEADS[kind].items():
+    shape = shape[:1] + [model.config.hidden_size] * len(shape[1:])
     variables[name] = rng.normal(0.0, 0.5, shape).astype(np.float32)
   variables["global_step"] = np.int64(step)
   checkpoints.save_checkpoint(variables, prefix)
@@ -482,3 +484,24 @@ class FrozenTest:
       assert not [x for x in frozen.node if x.op.startswith("Var")]
       for found, expected in zip(session.run(names, feed), live):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+class TextOpsTest:
+  """Where BertTokenizer of tensorflow-text differs from the scripts."""
+
+  @pytest.mark.parametrize("do_lower_case", [True, False])
+  def test_tokens_of_odd_texts_are_the_scripts(
+      self, do_lower_case, tiny_model):
+    texts = ["ΣΟΦΟΣ ΑΣ. Α.Σ", "Straße Ⅷ ³ ﬁ ｶﾅ", "a\ufffdb \ufffd", "a\x00b",
+             "film\x07room a\u200bb", "a\u2028b a\x85b a\u00a0b\tc\nd",
+             "中文字film", "é" * 200 + " good", "a" * 200, "a" * 201 + " b",
+             "É è ñ Å İ ı", "x^2 `q` — “bad” $3.50", "\u0301", "[SEP] good"]
+    tokenizer = tokenization.FullTokenizer(
+        tiny_model.vocab_file, do_lower_case)
+    found = text_op_helpers.rows_function(
+        tiny_model.vocab_file, do_lower_case, 250)(
+            tf.constant(texts), tf.constant([""] * len(texts)))["input_ids"]
+    for text, row in zip(texts, found.numpy().tolist()):
+      tokens = ["[CLS]", *tokenizer.tokenize(text)[:248], "[SEP]"]
+      ids = tokenizer.convert_tokens_to_ids(tokens)
+      assert row == ids + [0] * (len(row) - len(ids)), text

@@ -71,7 +71,19 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.script_helpers", "demo.window_helpers"},
+        "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
+    "demo/text_op_helpers.py": {"tokenization"},
+    "demo/runner_helpers.py": {"demo.export_helpers"},
+    "demo/compile_graph.py": set(),
+    "demo/compile_reader.py": {"demo.export_helpers"},
+    "demo/compile_onnx.py": {
+        "demo.export_helpers", "demo.horovod_helpers", "demo.runner_helpers",
+        "demo.script_helpers"},
+    "demo/compile_check.py": {"demo.predictor", "demo.runner_helpers"},
+    "demo/compile_model.py": {
+        "demo.compile_check", "demo.compile_graph", "demo.compile_onnx",
+        "demo.compile_reader", "demo.export_helpers", "demo.script_helpers",
+        "demo.text_op_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
@@ -90,8 +102,8 @@ MAY_IMPORT = {
         "demo.flag_helpers", "demo.hf_checkpoints", "demo.script_helpers"},
     "demo/launch.py": set(),
     "demo/predictor.py": {
-        "demo.export_helpers", "demo.window_helpers", "run_classifier",
-        "run_squad", "tokenization"},
+        "demo.export_helpers", "demo.runner_helpers", "demo.window_helpers",
+        "run_classifier", "run_squad", "tokenization"},
     "demo/alias_helpers.py": set(),
     "demo/config_helpers.py": {
         "demo.alias_helpers", "demo.flag_helpers", "demo.script_helpers",
@@ -117,6 +129,8 @@ MAY_IMPORT = {
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
 TOOLS = {"demo.checkpoint_report", "demo.checkpoints",
+         "demo.compile_check", "demo.compile_graph", "demo.compile_model",
+         "demo.compile_onnx", "demo.compile_reader",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
          "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
