@@ -19,7 +19,8 @@ _REMOVED = (r"[\x{00}-\x{08}\x{0B}\x{0C}\x{0E}-\x{1F}\x{7F}-\x{9F}\x{FFFD}"
             r"\p{Cf}]")
 _IDEOGRAPHS = "[" + "".join(
     rf"\x{{{first:X}}}-\x{{{last:X}}}"
-    for first, last in tokenization.CJK_BLOCKS) + "]"
+    # pylint: disable=protected-access
+    for first, last in tokenization._CJK_BLOCKS) + "]"
 # ASCII signs that Unicode calls symbols are punctuation too.
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _BLANKS = r"[ \t\r\n\p{Z}]+"
