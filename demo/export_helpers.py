@@ -169,8 +169,14 @@ def versions(folder):
     return []
   names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
   return sorted(
-      int(name) for name in names if name.isdecimal() and
-      tf.io.gfile.exists(os.path.join(folder, name, _SAVED_MODEL)))
+      int(name) for name in names
+      if name.isdecimal() and _is_export(os.path.join(folder, name)))
+
+
+def _is_export(path):
+  """Whether a folder has a model."""
+  return any(tf.io.gfile.exists(os.path.join(path, name))
+             for name in (_SAVED_MODEL, ONNX_MODEL))
 
 
 def find_export(path, what=None):
@@ -186,8 +192,7 @@ def find_export(path, what=None):
   Raises:
     ValueError: there is none.
   """
-  if any(tf.io.gfile.exists(os.path.join(path, name))
-         for name in (_SAVED_MODEL, ONNX_MODEL)):
+  if _is_export(path):
     return path
   found = versions(path)
   if not found:
@@ -362,6 +367,10 @@ def _sources(max_seq_length, has_windows, shape, text_rows):
       tf.size(text_a) > 0,
       lambda: text_rows(text_a, text_b),
       lambda: _rows_of_examples(examples, max_seq_length, False)[0])
+  if shape[1]:
+    missing = shape[1] - tf.shape(rows["input_ids"])[1]
+    rows = {name: tf.pad(tensor, [[0, 0], [0, missing]])
+            for name, tensor in rows.items()}
   rows = {name: tf.ensure_shape(tensor, shape) for name, tensor in rows.items()}
   return rows, None, {SERVE_EXAMPLES: {"examples": examples},
                       SERVE_TEXTS: {"text_a": text_a, "text_b": text_b}}

@@ -414,6 +414,10 @@ class OnnxTest:
         expected["probability"], abs=1e-4)
     with pytest.raises(ValueError, match="has no signature serve_windows"):
       runner_helpers.load_runner(str(tmp_path / "out"), "serve_windows")
+    with pytest.raises(ValueError, match="is an ONNX model"):
+      compiled(tmp_path / "out", tmp_path / "again")
+    (tmp_path / "out").rename(tmp_path / "3")
+    assert export_helpers.find_export(str(tmp_path)) == str(tmp_path / "3")
 
   def test_static_shapes_keep_their_padding(self, exports, tmp_path):
     path, model = exports["gelu"]
