@@ -4,7 +4,7 @@
 The steps are those of tokenization.py and of run_classifier's
 `convert_single_example`, each as operations of a graph, and so are the ids.
 They differ for characters that one side's edition of Unicode doesn't know yet:
-65 of the first 131,072 with Python 3.11, none of them in a vocabulary.
+65 of the first 131,072 with Python 3.11.
 """
 
 import tensorflow as tf
