@@ -668,7 +668,8 @@ class RefusedStartTest:
       (["--dir=/x", "--host=203.0.113.9"], "can't be listened on"),
   ])
   def test_flags(self, flags, message):
-    run = conftest.run_script("demo.bert_server", *flags)
+    run = conftest.run_script(
+        "demo.bert_server", "--port=0", "--rest_port=0", *flags)
     (line,) = [line for line in run.stdout.splitlines()
                if line.startswith("bert_server.py: error: ")]
     assert run.returncode == 1 and message in line

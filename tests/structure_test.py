@@ -71,7 +71,19 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.script_helpers", "demo.window_helpers"},
+        "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
+    "demo/text_op_helpers.py": {"tokenization"},
+    "demo/runner_helpers.py": {"demo.export_helpers"},
+    "demo/compile_graph.py": set(),
+    "demo/compile_reader.py": {"demo.export_helpers"},
+    "demo/compile_onnx.py": {
+        "demo.export_helpers", "demo.horovod_helpers", "demo.runner_helpers",
+        "demo.script_helpers"},
+    "demo/compile_check.py": {"demo.predictor", "demo.runner_helpers"},
+    "demo/compile_model.py": {
+        "demo.compile_check", "demo.compile_graph", "demo.compile_onnx",
+        "demo.compile_reader", "demo.export_helpers", "demo.script_helpers",
+        "demo.text_op_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
@@ -97,15 +109,18 @@ MAY_IMPORT = {
     "demo/bert_client.py": {
         "demo.client_helpers", "demo.client_rows", "demo.metrics"},
     "demo/predictor.py": {
-        "demo.export_helpers", "demo.window_helpers", "run_classifier",
-        "run_squad", "tokenization"},
+        "demo.export_helpers", "demo.runner_helpers", "demo.window_helpers",
+        "run_classifier", "run_squad", "tokenization"},
     "demo/serving_errors.py": set(),
+    "demo/serving_graphs.py": {
+        "demo.export_helpers", "demo.runner_helpers", "demo.serving_batches"},
     "demo/serving_batches.py": {"demo.serving_errors"},
     "demo/serving_signatures.py": {
         "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
     "demo/serving_models.py": {
         "demo.export_helpers", "demo.predictor", "demo.serving_batches",
-        "demo.serving_errors", "demo.serving_signatures"},
+        "demo.serving_errors", "demo.serving_graphs",
+        "demo.serving_signatures"},
     "demo/serving_stats.py": {"demo.latency_helpers"},
     "demo/serving_dispatch.py": {"demo.serving_errors"},
     "demo/serving_messages.py": {"demo.serving_errors"},
@@ -141,14 +156,17 @@ MAY_IMPORT = {
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
 TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
-         "demo.checkpoints", "demo.client_rows",
+         "demo.checkpoints", "demo.client_rows", "demo.compile_check",
+         "demo.compile_graph", "demo.compile_model", "demo.compile_onnx",
+         "demo.compile_reader",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
          "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
          "demo.runs_report", "demo.serving_batches", "demo.serving_dispatch",
-         "demo.serving_errors", "demo.serving_grpc", "demo.serving_messages",
+         "demo.serving_errors", "demo.serving_graphs", "demo.serving_grpc",
+         "demo.serving_messages",
          "demo.serving_models", "demo.serving_rest", "demo.serving_signatures",
          "demo.serving_stats", "demo.tfds_params", "demo.train"}
 TF1_NAMES = re.compile(
