@@ -87,7 +87,7 @@ class Predictor(object):
     encoded = [self.codec.encode(item) for item in items]
     outputs = [None] * len(encoded)
     for batch in self._batches(encoded):
-      for number, output in zip(batch, self._run(
+      for number, output in zip(batch, self.run(
           [encoded[number].rows for number in batch])):
         outputs[number] = output
     return [self.codec.answer(item, output)
@@ -111,7 +111,7 @@ class Predictor(object):
     if batch:
       yield batch
 
-  def _run(self, rows_of_items):
+  def run(self, rows_of_items):
     """Runs the model on a batch.
 
     Args:

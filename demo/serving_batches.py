@@ -72,6 +72,7 @@ class Batcher(object):
 
   Attributes:
     width: int, W.
+    token_outputs: set of names of outputs with a value for each token, [B, L].
   """
 
   def __init__(self, model, name, max_length, options, pools=False):
@@ -98,19 +99,13 @@ class Batcher(object):
     self._sizes = ([self._fixed_rows] if self._fixed_rows else
                    options.allowed_batch_sizes)
     self._names = sorted(self._serve.outputs)
-    # Those with a value for each token: [B, L].
-    self._per_token = {
+    self.token_outputs = {
         name for name, spec in self._serve.outputs.items()
         if spec.shape.rank == 2 and spec.shape[1] in (None, fixed_length)
         and not pools}
     self._run = self._make(model, name)
     self._next_text = 0
     self._lock = threading.Lock()
-
-  @property
-  def has_token_outputs(self):
-    """Whether an output has a value for each token of a row."""
-    return bool(self._per_token)
 
   def _make(self, model, name):
     """The batched function of arrays: see `_batched`."""
@@ -177,7 +172,7 @@ class Batcher(object):
     for name in self._names:
       output = outputs[name]
       output = tf.gather(output, texts) if self._pools else output[:rows]
-      if name in self._per_token:
+      if name in self.token_outputs:
         output = tf.pad(output, [[0, 0], [0, self.width - length]])
       found.append(tf.scatter_nd(
           places, output, tf.concat([[total], tf.shape(output)[1:]], 0)))

@@ -140,6 +140,9 @@ def _importer(path, function, handles):
       del node.input[:]
       node.attr.clear()
       node.attr["dtype"].type = dtype.as_datatype_enum
+    # No value comes from an input that is waited for and not read.
+    node.input[:] = [name for name in node.input
+                     if not (name[0] == "^" and name[1:] in fed)]
   outputs = {key: tensor.name
              for key, tensor in function.structured_outputs.items()}
   body = tf.compat.v1.graph_util.extract_sub_graph(

@@ -152,7 +152,7 @@ class IdsSignature(Signature):
     width = ids.shape[1]
     # What is masked counts for nothing, but has logits of its own.
     lengths = np.full([len(ids)], width, np.int32)
-    if not self._batcher.has_token_outputs:
+    if not self._batcher.token_outputs:
       lengths = _lengths(mask)
     check_length(int(lengths.max()), self._batcher.width)
     return (serving_batches.Rows(ids, mask, segments, lengths),
@@ -163,7 +163,7 @@ class IdsSignature(Signature):
     return [1] * len(inputs["input_ids"])
 
   def decode(self, outputs, counts, width):
-    return {name: array[:, :width] if self.outputs[name].shape[1:] == (None,)
+    return {name: array[:, :width] if name in self._batcher.token_outputs
             else array for name, array in outputs.items()}
 
 
@@ -195,7 +195,7 @@ class ExamplesSignature(Signature):
     ids, mask, segments = (np.concatenate(arrays) for arrays in zip(*found))
     check_rows(ids, mask, segments, self._sizes)
     lengths = np.full([len(ids)], self._length, np.int32)
-    if not self._batcher.has_token_outputs:
+    if not self._batcher.token_outputs:
       lengths = _lengths(mask)
     return (serving_batches.Rows(ids, mask, segments, lengths),
             [len(arrays[0]) for arrays in found], None)
@@ -228,7 +228,7 @@ class ExamplesSignature(Signature):
 
   def decode(self, outputs, counts, state):
     return {name: array[:, :self._length]
-            if self.outputs[name].shape[1:] == (None,) else array
+            if name in self._batcher.token_outputs else array
             for name, array in outputs.items()}
 
 
@@ -415,7 +415,8 @@ def make_signatures(info, codec, signatures, batchers, sizes, limits):
   windows, examples = (
       export_helpers.SERVE_WINDOWS, export_helpers.SERVE_EXAMPLES)
   found = {default: IdsSignature(
-      default, *signatures[default], batchers[default], limits, sizes)}
+      default, *_freed(*signatures[default], batchers[default]),
+      batchers[default], limits, sizes)}
   has_windows = windows in signatures
   if has_windows:
     found[windows] = WindowsSignature(
@@ -433,3 +434,22 @@ def make_signatures(info, codec, signatures, batchers, sizes, limits):
           TextsSignature(batcher, limits, codec, info["labels"]))
   found[made.name] = made
   return found
+
+
+def _freed(inputs, outputs, batcher):
+  """Specs without the sizes that a model was compiled for: rows are padded.
+
+  Args:
+    inputs: dict name -> Spec.
+    outputs: dict name -> Spec.
+    batcher: serving_batches.Batcher.
+
+  Returns:
+    The two.
+  """
+  inputs = {name: Spec(spec.dtype, (None,) * len(spec.shape))
+            for name, spec in inputs.items()}
+  return inputs, {
+      name: Spec(spec.dtype, (None, None) if name in batcher.token_outputs
+                 else (None, *spec.shape[1:]))
+      for name, spec in outputs.items()}

@@ -216,6 +216,42 @@ class PredictTest:
         "INVALID_ARGUMENT")
 
 
+class OtherExportsTest:
+
+  def test_compiled_fixed_and_onnx_models_give_the_same(
+      self, exports, tiny_model, tmp_path):
+    source = exports["classification"][0]
+    models = {"plain": source, "five": served_models.export(
+        tiny_model, "classification", tmp_path / "five",
+        export_five_inputs=True, export_fixed_length=True)}
+    for name, flags in (
+        ("compiled", ["--dtype=float32"]), ("onnx", ["--format=onnx"]),
+        ("fixed", ["--batch_size=3", f"--sequence_length={LENGTH}"])):
+      models[name] = tmp_path / name
+      run = conftest.run_script(
+          "demo.compile_model", f"--input_saved_model={source}",
+          f"--output_saved_model={models[name]}", *flags)
+      assert run.returncode == 0, run.stdout
+    items = [("good film", "bad"), ("a", ""), ("the food " * 30, "plot")] * 3
+    inputs = {"text_a": np.array([a.encode() for a, _ in items], object),
+              "text_b": np.array([b.encode() for _, b in items], object)}
+    expected = [list(answer["probabilities"].values())
+                for answer in predictor.load(source)(items)]
+    rows = served_models.token_rows(tiny_model.vocab_size, [LENGTH, 5, 7, 3])
+    by_ids = offline(exports, "classification", rows)["probabilities"]
+    with served_models.Server(models, "--batch=8") as server, (
+        concurrent.futures.ThreadPoolExecutor(6)) as threads:
+      for name in models:
+        np.testing.assert_allclose(
+            server.predict(name, rows)["probabilities"], by_ids, rtol=0,
+            atol=1e-4, err_msg=name)
+        for found in threads.map(lambda _, name=name: server.predict(
+            name, inputs, "serve_texts"), range(8)):
+          np.testing.assert_allclose(
+              found["probabilities"], expected, rtol=0, atol=1e-4,
+              err_msg=name)
+
+
 class OtherMethodsTest:
 
   def test_classify_names_labels(self, server, exports, tiny_model):

@@ -23,6 +23,7 @@ from absl import app
 from absl import flags
 import numpy as np
 
+from demo import client_rows
 from demo import predictor
 from tests import conftest
 from tests import served_models
@@ -96,9 +97,10 @@ def main(_):
           [sys.executable, "-m", "demo.bert_client", *server.client_flags(),
            *rows_flags, f"--save_rows={folder / 'rows'}"],
           cwd=conftest.PROJECT, check=True)
-      texts = read_rows(folder / "rows")
       model = predictor.load(FLAGS.export_dir, FLAGS.batch)
-      encoded = [model.codec.encode(item) for item in texts]
+      with open(folder / "rows", encoding="utf-8") as reader:
+        rows = [json.loads(line) for line in reader][1:]  # After a head.
+      encoded = [model.codec.encode(client_rows.item_of(row)) for row in rows]
       per_round = max(1, FLAGS.cycle // FLAGS.rounds)
       total = FLAGS.clients * per_round
       offline(model, encoded, 4 * FLAGS.batch)
@@ -109,8 +111,8 @@ def main(_):
             server, folder, f"--clients={FLAGS.clients}",
             f"--cycle={per_round}", f"--check={FLAGS.export_dir}")
         print(f"alone {alone:.1f} rows/s, served "
-              f"{report['rows_per_second']:.1f} rows/s, {report['errors']} "
-              f"errors, p99 {report['latency_ms']['p99']:.0f} ms, largest "
+              f"{report['rows_per_second']:.1f} rows/s, "
+              f"{sum(report['errors'].values())} errors, p99 {report['latency_ms']['p99']:.0f} ms, largest "
               f"difference {report['check']['largest_difference']:.1g}",
               flush=True)
         pairs.append((alone, report["rows_per_second"]))
@@ -130,11 +132,6 @@ def main(_):
             f"ratio to the call and --max_wait_ms: "
             f"{p99 / (call + FLAGS.max_wait_ms):.2f}")
       print("".join(server.stop()[1].splitlines(keepends=True)[-4:]), end="")
-
-
-def read_rows(path):
-  """The items of a file of --save_rows, as the predictor takes them."""
-  raise NotImplementedError(path)
 
 
 if __name__ == "__main__":
