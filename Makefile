@@ -29,11 +29,14 @@ test: setup browser lint
 test-fast: setup browser lint
 	@$(PYTEST) -m "not slow"
 
-# Training speed beside a matrix product, and ranks beside threads; with SQUAD_FILE=... VOCAB_FILE=... also
-# how fast SQuAD files are converted. Figures in README.
+# Training speed beside a matrix product, ranks beside threads, compiled models beside exports; with
+# SQUAD_FILE=... VOCAB_FILE=... also how fast SQuAD files are converted, and with EXPORT_DIR=... DATA_FILE=... the
+# server beside the model alone. Figures in README and docs/serving.md.
 bench: setup
 	@$(PYTHON_BIN) -m tests.benchmarks.train_step
 	@$(PYTHON_BIN) -m tests.benchmarks.scaling
+	@TF_ENABLE_ONEDNN_OPTS=1 $(PYTHON_BIN) -m tests.benchmarks.compiled_speed
+	@$(if $(EXPORT_DIR),$(PYTHON_BIN) -m tests.benchmarks.serving --export_dir="$(EXPORT_DIR)" --data_file="$(DATA_FILE)")
 	@$(if $(SQUAD_FILE),$(PYTHON_BIN) -m tests.benchmarks.squad_features --squad_file="$(SQUAD_FILE)" --vocab_file="$(VOCAB_FILE)")
 
 lint: setup
