@@ -25,10 +25,17 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import horovod_helpers
 from demo import script_helpers
+from demo import text_op_helpers
 from demo import window_helpers
 
 SERVE_EXAMPLES, SERVE_WINDOWS = "serve_examples", "serve_windows"
-_SAVED_MODEL, _INFO = "saved_model.pb", "model_info.json"
+SERVE_TEXTS = "serve_texts"
+# What --export_five_inputs adds: inputs that a training has and no output
+# depends on.
+UNREAD_INPUTS = ("label_ids", "is_real_example")
+ONNX_MODEL = "model.onnx"
+INFO = "model_info.json"
+_SAVED_MODEL = "saved_model.pb"
 _KINDS = ("classification", "regression", "squad")
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 
@@ -58,7 +65,22 @@ def check(args):
     raise ValueError(
         f"--do_export: --output_dir={args.output_dir} has no checkpoint of a "
         f"trained model. Pass --do_train, or name one with --checkpoint_path.")
+  if args.export_text_inputs:
+    _check_text_inputs(args)
   script_helpers.check_output_dir(_folder(args), "export_dir")
+
+
+def _check_text_inputs(args):
+  """Refuses --export_text_inputs where it can't be had."""
+  for name, what, reason in (
+      ("max_query_length", "SQuAD models", "answers are cut out of the text by "
+       "the predictor and the server, which need its tokens"),
+      ("doc_stride", "--doc_stride", "texts are split into windows by the "
+       "predictor and the server")):
+    if getattr(args, name, None):
+      raise ValueError(f"--export_text_inputs does not work with {what}: "
+                       f"{reason}. Leave it out.")
+  text_op_helpers.import_text("--export_text_inputs")
 
 
 def export(args, build, info, vocab_file, bert_config_file=None,
@@ -92,16 +114,26 @@ def export(args, build, info, vocab_file, bert_config_file=None,
       **({"one_output_per": _ONE_OUTPUT_PER} if pool_outputs else {}),
       **{name: getattr(args, name) for name in _SETTINGS
          if hasattr(args, name)},
+      "text_ops": bool(args.export_text_inputs),
       "precision": "fp32", "checkpoint": os.path.basename(checkpoint),
       "global_step": step, "tensorflow": tf.__version__,
       "program": f"sha256 {script_helpers.program_checksum()}"}
   path = _new_version(_folder(args))
   with script_helpers.finished_folder(path) as temporary:
     with tf.Graph().as_default(), tempfile.TemporaryDirectory() as staging:
-      signatures = _signatures(build, args.max_seq_length, pool_outputs)
-      _add_assets(staging, info, {"vocab.txt": vocab_file,
-                                  "bert_config.json": bert_config_file})
-      _write(temporary, checkpoint, signatures)
+      text_rows = None
+      if args.export_text_inputs:
+        text_rows = text_op_helpers.rows_function(
+            vocab_file, info["do_lower_case"], args.max_seq_length)
+      signatures = make_signatures(
+          build, args.max_seq_length, pool_outputs,
+          [None, args.max_seq_length if args.export_fixed_length else None],
+          UNREAD_INPUTS if args.export_five_inputs else (), text_rows)
+      add_assets(staging, info, {"vocab.txt": vocab_file,
+                                 "bert_config.json": bert_config_file})
+      saver = tf.compat.v1.train.Saver(tf.compat.v1.global_variables())
+      write(temporary, signatures, saver,
+            lambda session: saver.restore(session, checkpoint))
   logging.info("SavedModel of %s: %s", checkpoint, path)
 
 
@@ -145,31 +177,66 @@ def is_export(path):
   return tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL))
 
 
-def has_info(path):
-  """Whether an export says what its model is for, see `read_info`."""
-  return tf.io.gfile.exists(os.path.join(path, "assets", _INFO))
-
-
-def find_export(path):
+def find_export(path, what=None):
   """Finds an export by its folder, or the newest of a folder of exports.
 
   Args:
     path: string.
+    what: string, names it in an error; `path` itself by default.
 
   Returns:
-    string, the folder with saved_model.pb.
+    string, the folder with saved_model.pb, or with model.onnx.
 
   Raises:
     ValueError: there is none.
   """
-  if is_export(path):
+  if is_export(path) or tf.io.gfile.exists(os.path.join(path, ONNX_MODEL)):
     return path
   found = versions(path)
   if not found:
     raise ValueError(
-        f"{path} has no exported model: neither a {_SAVED_MODEL} nor a folder "
-        f"<number>/{_SAVED_MODEL}. --do_export of the scripts writes one.")
+        f"{what or path} has no exported model: neither a {_SAVED_MODEL} nor a "
+        f"folder <number>/{_SAVED_MODEL}. --do_export of the scripts writes "
+        f"one.")
   return os.path.join(path, str(found[-1]))
+
+
+def load_export(path):
+  """Loads an export, with the operations that it may need.
+
+  Args:
+    path: string, its folder.
+
+  Returns:
+    What tf.saved_model.load returns. It owns the variables of its signatures.
+
+  Raises:
+    ValueError: the model reads texts in the graph, and tensorflow-text is not
+      installed.
+  """
+  if has_info(path):
+    import_text_ops(path, read_info(path))
+  with script_helpers.quiet():  # It looks for a file of newer formats.
+    return tf.saved_model.load(path)
+
+
+def import_text_ops(path, info):
+  """Makes the operations known that a model with `serve_texts` has.
+
+  Args:
+    path: string, folder of the export.
+    info: dict, see `read_info`.
+
+  Raises:
+    ValueError: tensorflow-text is not installed.
+  """
+  if info.get("text_ops"):
+    text_op_helpers.import_text(f"{path}, exported with --export_text_inputs,")
+
+
+def has_info(path):
+  """Whether a folder has a model_info.json, as exports have."""
+  return tf.io.gfile.exists(os.path.join(path, "assets", INFO))
 
 
 def read_info(path):
@@ -184,7 +251,7 @@ def read_info(path):
   Raises:
     ValueError: the file is missing or damaged.
   """
-  name = os.path.join(path, "assets", _INFO)
+  name = os.path.join(path, "assets", INFO)
   try:
     with tf.io.gfile.GFile(name, "r") as reader:
       info = json.load(reader)
@@ -194,7 +261,7 @@ def read_info(path):
         all(isinstance(label, str) for label in info["labels"]))
   except tf.errors.NotFoundError:
     raise ValueError(
-        f"{path} was not written by --do_export: it has no assets/{_INFO}, "
+        f"{path} was not written by --do_export: it has no assets/{INFO}, "
         f"which tells what the model is for.") from None
   except (ValueError, TypeError, KeyError):
     is_whole = False
@@ -218,35 +285,89 @@ def _new_version(folder):
   return os.path.join(folder, str(version))
 
 
-def _signatures(build, max_seq_length, pool_outputs=None):
-  """Builds the model for two ways to feed it, or three for windows.
+def make_signatures(build, max_seq_length, pool_outputs=None,
+                    shape=(None, None), unread=(), text_rows=None,
+                    passed=()):
+  """Builds the model for the ways to feed it.
 
   Args:
     build: see `export`.
-    max_seq_length: int, S of the records.
+    max_seq_length: int, S of the records; None for a model that reads none.
     pool_outputs: see `export`.
+    shape: (B, S) of the token ids, None where they are free.
+    unread: names of further inputs, int32 [B].
+    text_rows: see `text_op_helpers.rows_function`; None without texts.
+    passed: names of those of `unread` that are given back as outputs too.
 
   Returns:
     Dict name -> SignatureDef.
   """
-  examples = tf.compat.v1.placeholder(tf.string, [None], "examples")
-  rows, texts = _rows_of_examples(
-      examples, max_seq_length, has_windows=pool_outputs is not None)
-  # One model for all: what is fed takes the place of what records hold.
+  key = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+  signature = tf.compat.v1.saved_model.predict_signature_def
+  rows, texts, sources = _sources(
+      max_seq_length, pool_outputs is not None, shape, text_rows)
+  # One model for all: what is fed takes the place of what it is made from.
   inputs = {name: tf.compat.v1.placeholder_with_default(
-      tensor, [None, None], name) for name, tensor in rows.items()}
+      rows[name], shape, name) if rows else tf.compat.v1.placeholder(
+          tf.int32, shape, name) for name in _INPUTS}
   outputs = {name: tf.identity(tensor, name)
              for name, tensor in build(**inputs).items()}
-  signature = tf.compat.v1.saved_model.predict_signature_def
-  signatures = {tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY:
-                    signature(inputs, outputs)}
+  unread = {name: tf.compat.v1.placeholder(tf.int32, shape[:1], name)
+            for name in unread}
+  signatures = {key: signature(
+      {**inputs, **unread}, _after(unread, {
+          **outputs, **{name: unread[name] for name in passed}}))}
   if pool_outputs is not None:
-    texts = tf.compat.v1.placeholder_with_default(texts, [None], "texts")
-    outputs = {name: tf.identity(tensor, f"{name}_of_texts") for name, tensor in
-               pool_outputs(window_helpers.rows_of_texts(texts)).items()}
-    signatures[SERVE_WINDOWS] = signature({**inputs, "texts": texts}, outputs)
-  signatures[SERVE_EXAMPLES] = signature({"examples": examples}, outputs)
-  return signatures
+    texts = tf.compat.v1.placeholder_with_default(texts, shape[:1], "texts")
+    pooled = {name: tf.identity(tensor, f"{name}_of_texts") for name, tensor in
+              pool_outputs(window_helpers.rows_of_texts(texts)).items()}
+    signatures[SERVE_WINDOWS] = signature({**inputs, "texts": texts}, pooled)
+    signatures[SERVE_EXAMPLES] = signature(sources[SERVE_EXAMPLES], pooled)
+    return signatures
+  return {**signatures, **{
+      name: signature(source, outputs) for name, source in sources.items()}}
+
+
+def _after(unread, outputs):
+  """Outputs that a model loaded by TensorFlow 2 has only with these inputs.
+
+  It looks for the inputs of a signature among what its outputs come from.
+  """
+  if not unread:
+    return outputs
+  with tf.control_dependencies(list(unread.values())):
+    return {name: tf.identity(tensor, f"{name}_of_five")
+            for name, tensor in outputs.items()}
+
+
+def _sources(max_seq_length, has_windows, shape, text_rows):
+  """What token ids may be made from in the graph.
+
+  Args: see `make_signatures`.
+
+  Returns:
+    (rows, texts, sources): dict name -> int32 [B, S], None without a source;
+    for windows int32 [R], the text of each; and dict name of signature -> dict
+    name -> placeholder.
+  """
+  if not max_seq_length:
+    return None, None, {}
+  if text_rows is None:
+    examples = tf.compat.v1.placeholder(tf.string, shape[:1], "examples")
+    rows, texts = _rows_of_examples(examples, max_seq_length, has_windows)
+    return rows, texts, {SERVE_EXAMPLES: {"examples": examples}}
+  # Each is empty unless it is fed.
+  examples, text_a, text_b = (
+      tf.compat.v1.placeholder_with_default(tf.zeros([0], tf.string), [None],
+                                            name)
+      for name in ("examples", "text_a", "text_b"))
+  rows = tf.cond(
+      tf.size(text_a) > 0,
+      lambda: text_rows(text_a, text_b),
+      lambda: _rows_of_examples(examples, max_seq_length, False)[0])
+  rows = {name: tf.ensure_shape(tensor, shape) for name, tensor in rows.items()}
+  return rows, None, {SERVE_EXAMPLES: {"examples": examples},
+                      SERVE_TEXTS: {"text_a": text_a, "text_b": text_b}}
 
 
 def _rows_of_examples(examples, max_seq_length, has_windows):
@@ -277,17 +398,16 @@ def _rows_of_examples(examples, max_seq_length, has_windows):
     return dict(zip(_INPUTS, rows)), tf.identity(texts)
 
 
-def _add_assets(folder, info, files):
+def add_assets(folder, info, files):
   """Registers files with the graph, which the SavedModel then holds.
 
   Args:
     folder: string, where they lie under their names until it is written.
-    info: dict, the content of model_info.json.
+    info: dict, the content of model_info.json; None for none.
     files: dict name -> path or None.
   """
-  script_helpers.write_text(
-      os.path.join(folder, _INFO),
-      json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+  if info is not None:
+    write_info(os.path.join(folder, INFO), info)
   for name, path in files.items():
     if path:
       tf.io.gfile.copy(path, os.path.join(folder, name))
@@ -297,23 +417,43 @@ def _add_assets(folder, info, files):
         tf.constant(os.path.join(folder, name)))
 
 
-def _write(folder, checkpoint, signatures):
-  """Writes the graph with a checkpoint's values.
+def write_info(path, info):
+  """Writes a model_info.json.
+
+  Args:
+    path: string.
+    info: dict.
+  """
+  script_helpers.write_text(
+      path, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+
+
+def write(folder, signatures, saver, load):
+  """Writes the default graph with its variables' values.
 
   Args:
     folder: string; it must not exist.
-    checkpoint: string, prefix.
     signatures: dict name -> SignatureDef.
+    saver: tf.compat.v1.train.Saver of the variables.
+    load: function of a session that gives the variables their values.
   """
   graph = tf.compat.v1.get_default_graph()
-  saver = tf.compat.v1.train.Saver(tf.compat.v1.global_variables())
   with tf.compat.v1.Session(
       config=horovod_helpers.session_config()) as session:
-    saver.restore(session, checkpoint)
+    load(session)
     builder = tf.compat.v1.saved_model.Builder(folder)
     builder.add_meta_graph_and_variables(
         session, [tf.saved_model.SERVING], signatures,
         assets_collection=graph.get_collection(
             tf.compat.v1.GraphKeys.ASSET_FILEPATHS),
-        clear_devices=True, strip_default_attrs=True, saver=saver)
+        main_op=_table_initializer(), clear_devices=True,
+        strip_default_attrs=True, saver=saver)
     builder.save()
+
+
+def _table_initializer():
+  """Operation that fills the graph's lookup tables; None if it has none."""
+  if not tf.compat.v1.get_collection(
+      tf.compat.v1.GraphKeys.TABLE_INITIALIZERS):
+    return None
+  return tf.compat.v1.tables_initializer()

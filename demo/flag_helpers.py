@@ -277,6 +277,19 @@ def define_export_flags():
       "export_dir", None,
       "Folder of exports, each in a folder named by its time; "
       "<output_dir>/export by default.")
+  flags.DEFINE_bool(
+      "export_five_inputs", False,
+      "With --do_export: serving_default has the inputs label_ids and "
+      "is_real_example too, which nothing reads, for clients that send them.")
+  flags.DEFINE_bool(
+      "export_fixed_length", False,
+      "With --do_export: serving_default takes rows of --max_seq_length tokens "
+      "only, instead of any length.")
+  flags.DEFINE_bool(
+      "export_text_inputs", False,
+      "With --do_export: a signature serve_texts that takes texts and splits "
+      "them into tokens in the graph, with tensorflow-text. For classifiers. "
+      "Loading such a model needs tensorflow-text too.")
 
 
 def define_record_flags():

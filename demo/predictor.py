@@ -8,9 +8,10 @@
   ask = predictor.load("/tmp/squad/export")
   ask(("When does the valve open?", "The valve opens at 3 bar."))
 
-`load` takes what --do_export wrote. Texts become tokens, and outputs answers,
-by the code of run_classifier.py and run_squad.py, so that the results are those
-of --do_predict. The model is loaded once; a call costs what the model costs.
+`load` takes what --do_export or demo.compile_model wrote. Texts become tokens,
+and outputs answers, by the code of run_classifier.py and run_squad.py, so that
+the results are those of --do_predict. The model is loaded once; a call costs
+what the model costs.
 """
 
 import collections
@@ -19,9 +20,9 @@ import json
 import os
 
 import numpy as np
-import tensorflow as tf
 
 from demo import export_helpers
+from demo import runner_helpers
 from demo import window_helpers
 import run_classifier
 import run_squad
@@ -32,8 +33,8 @@ def load(export_dir, batch_size=32):
   """Loads a model for predictions.
 
   Args:
-    export_dir: string, an export (the folder with saved_model.pb) or a folder
-      of exports, of which the newest is taken.
+    export_dir: string, an export (the folder with saved_model.pb or
+      model.onnx) or a folder of exports, of which the newest is taken.
     batch_size: int, rows that the model is given at once, at most.
 
   Returns:
@@ -62,11 +63,9 @@ class Predictor(object):
     self.info = export_helpers.read_info(self.path)
     self.codec = make_codec(self.path, self.info)
     self._batch_size = batch_size
-    # The loaded object owns the variables of its signatures.
-    self._model = tf.saved_model.load(self.path)
-    self._serve = self._model.signatures[
-        export_helpers.SERVE_WINDOWS if self.codec.has_windows
-        else tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
+    self._runner = runner_helpers.load_runner(
+        self.path, export_helpers.SERVE_WINDOWS if self.codec.has_windows
+        else runner_helpers.DEFAULT)
 
   def __call__(self, items):
     """Answers one item, or each of a list.
@@ -124,12 +123,10 @@ class Predictor(object):
     """
     counts = [len(rows) for rows in rows_of_items]
     feed = batch_of_rows(list(itertools.chain.from_iterable(rows_of_items)),
-                         self._serve.structured_input_signature[1])
+                         self._runner.specs)
     if self.codec.has_windows:
       feed["texts"] = np.repeat(np.arange(len(counts)), counts)
-    feed = {name: tf.constant(array, tf.int32) for name, array in feed.items()}
-    outputs = {name: tensor.numpy()
-               for name, tensor in self._serve(**feed).items()}
+    outputs = self._runner.run(feed)
     if self.codec.has_windows:
       return [{name: array[number] for name, array in outputs.items()}
               for number in range(len(counts))]
@@ -146,9 +143,9 @@ def batch_of_rows(rows, specs):
     specs: dict name -> TensorSpec of the signature's inputs.
 
   Returns:
-    Dict name -> int32 array for the inputs of token ids, and for `label_ids`
-    and `is_real_example` where the signature has them: [B, S], [B]. S is that
-    of the longest row unless the signature fixes it; B likewise.
+    Dict name -> int32 array for the inputs of token ids, and for `label_ids`,
+    `unique_ids` and `is_real_example` where the signature has them: [B, S],
+    [B]. S is that of the longest row unless the signature fixes it; B likewise.
   """
   num_rows, length = specs["input_ids"].shape
   num_rows = max(num_rows or 0, len(rows))
@@ -157,8 +154,8 @@ def batch_of_rows(rows, specs):
   for number, row in enumerate(rows):
     for name, values in zip(Row._fields, row):
       feed[name][number, :len(values)] = values
-  if "label_ids" in specs:
-    feed["label_ids"] = np.zeros([num_rows], np.int32)
+  for name in {"label_ids", "unique_ids"} & set(specs):
+    feed[name] = np.zeros([num_rows], np.int32)
   if "is_real_example" in specs:
     feed["is_real_example"] = (np.arange(num_rows) < len(rows)).astype(np.int32)
   return feed

@@ -459,6 +459,17 @@ def write_text(path, text):
       writer.write(text)
 
 
+@contextlib.contextmanager
+def quiet():
+  """Within it others' libraries log warnings and errors only."""
+  verbosity = logging.get_verbosity()
+  try:
+    logging.set_verbosity(min(verbosity, logging.WARNING))
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
 def progress_bar(iterable=None, total=None, desc=None, unit="it"):
   """A tqdm bar on a terminal; elsewhere nothing is drawn."""
   return tqdm.tqdm(iterable, total=total, desc=desc, unit=unit,

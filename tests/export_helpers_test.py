@@ -4,18 +4,23 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 
 from demo import checkpoint_helpers
 from demo import checkpoints
 from demo import export_helpers
+from demo import text_op_helpers
 from demo import window_helpers
 import run_classifier
 import run_squad
+import tokenization
 from tests import conftest
 
 HEADS = {
@@ -30,7 +35,8 @@ def export_flags(output_dir, **values):
   return types.SimpleNamespace(**{
       **dict(output_dir=str(output_dir), export_dir=None, do_export=True,
              do_train=False, continuous_eval=False, checkpoint_path=None,
-             eval_every_steps=0, max_seq_length=12), **values})
+             eval_every_steps=0, max_seq_length=12, export_five_inputs=False,
+             export_fixed_length=False, export_text_inputs=False), **values})
 
 
 def save_model(model, kind, prefix, step=7):
@@ -38,6 +44,7 @@ def save_model(model, kind, prefix, step=7):
   rng = np.random.RandomState(step)
   variables = conftest.random_variables(model.config, seed=step)
   for name, shape in HEADS[kind].items():
+    shape = shape[:1] + [model.config.hidden_size] * len(shape[1:])
     variables[name] = rng.normal(0.0, 0.5, shape).astype(np.float32)
   variables["global_step"] = np.int64(step)
   checkpoints.save_checkpoint(variables, prefix)
@@ -171,7 +178,7 @@ class ExportTest:
     assert info == {
         "task": "squad", "labels": ["ä", "b"], "max_seq_length": 12,
         "doc_stride": 4, "precision": "fp32", "checkpoint": "model.ckpt-7",
-        "global_step": 7, "tensorflow": tf.__version__}
+        "global_step": 7, "text_ops": False, "tensorflow": tf.__version__}
 
 
 class WindowsTest:
@@ -337,3 +344,164 @@ class CheckTest:
   def test_nothing_is_made_without_the_flag(self, tmp_path):
     export_helpers.check(export_flags(tmp_path, do_export=False))
     assert not list(tmp_path.iterdir())
+
+
+class OptionalInputsTest:
+
+  @pytest.fixture(scope="class")
+  def signatures(self, tiny_model, exported, tmp_path_factory):
+    """Of the classification model with all that flags add, and that without."""
+    folder = tmp_path_factory.mktemp("optional")
+    path, prefix = exported["classification"]
+    args = export_flags(
+        folder, checkpoint_path=prefix, export_five_inputs=True,
+        export_fixed_length=True, export_text_inputs=True)
+    export_helpers.check(args)
+    export_helpers.export(
+        args, build_function(tiny_model, "classification"),
+        {"kind": "classification", "labels": ["a", "b"],
+         "do_lower_case": True}, tiny_model.vocab_file)
+    (version,) = (folder / "export").iterdir()
+    assert export_helpers.read_info(str(version))["text_ops"] is True
+    return (export_helpers.load_export(str(version)).signatures,
+            tf.saved_model.load(str(path)).signatures)
+
+  def test_five_inputs_of_which_two_are_not_read(self, signatures, tiny_model):
+    serve = signatures[0]["serving_default"]
+    assert {name: (spec.dtype, spec.shape.as_list()) for name, spec in
+            serve.structured_input_signature[1].items()} == {
+                **{name: (tf.int32, [None, 12]) for name in (
+                    "input_ids", "input_mask", "segment_ids")},
+                "label_ids": (tf.int32, [None]),
+                "is_real_example": (tf.int32, [None])}
+    rows = {name: tf.constant(array) for name, array in
+            token_rows(tiny_model.vocab_size, 12).items()}
+    expected = signatures[1]["serving_default"](**rows)["probabilities"]
+    for value in (0, 77):
+      more = tf.fill([3], value)
+      found = serve(label_ids=more, is_real_example=more, **rows)
+      np.testing.assert_allclose(
+          found["probabilities"], expected, rtol=0, atol=1e-6)
+    examples = as_examples({name: array.numpy()
+                            for name, array in rows.items()})
+    np.testing.assert_allclose(
+        signatures[0]["serve_examples"](examples=examples)["probabilities"],
+        expected, rtol=0, atol=1e-6)
+
+  def test_texts_give_what_their_tokens_do(self, signatures, tiny_model):
+    words = "The film was Good, naïve! ROOM staff 3.5 don't plot".split()
+    rng = np.random.RandomState(0)
+    pairs = [tuple(" ".join(rng.choice(words, max(rng.randint(low, 9), 0)))
+                   for low in (0, -4)) for _ in range(40)]
+    pairs += [("", ""), (" ", " "), ("good " * 30, "a"), ("a", "bad " * 30)]
+    tokenizer = tokenization.FullTokenizer(tiny_model.vocab_file, True)
+    features = [run_classifier.convert_single_example(
+        9, run_classifier.InputExample("", a, b or None, "0"), ["0"], 12,
+        tokenizer) for a, b in pairs]
+    expected = signatures[1]["serving_default"](**{
+        name: tf.constant([getattr(x, name) for x in features], tf.int32)
+        for name in ("input_ids", "input_mask", "segment_ids")})
+    found = signatures[0]["serve_texts"](
+        text_a=tf.constant([a for a, _ in pairs]),
+        text_b=tf.constant([b for _, b in pairs]))
+    assert len(np.unique(expected["probabilities"].numpy()[:, 0])) > 20
+    np.testing.assert_allclose(
+        found["probabilities"], expected["probabilities"], rtol=0, atol=1e-6)
+
+  def test_models_that_texts_do_not_fit_are_refused(self, tmp_path):
+    for values, message in (
+        (dict(max_query_length=64, doc_stride=128), "with SQuAD models: ans"),
+        (dict(doc_stride=8), "with --doc_stride: texts are split")):
+      with pytest.raises(ValueError, match=message):
+        export_helpers.check(export_flags(
+            tmp_path, do_train=True, export_text_inputs=True, **values))
+
+  def test_what_is_missing_is_said_before_training(
+      self, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+    with pytest.raises(ValueError, match="pip install --no-deps tensorflow-te"):
+      export_helpers.check(export_flags(
+          tmp_path, do_train=True, export_text_inputs=True))
+    assert not list(tmp_path.iterdir())
+
+
+class WithoutThisProjectTest:
+
+  PROGRAM = """
+import json, sys
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+rows = {k: tf.constant(v, tf.int32) for k, v in json.load(sys.stdin).items()}
+print(json.dumps(model.signatures["serving_default"](**rows)[
+    "probabilities"].numpy().tolist()))
+assert not {"modeling", "demo"} & set(sys.modules)
+"""
+
+  def test_a_bare_process_gets_the_same_numbers(
+      self, exported, tiny_model, tmp_path):
+    path = exported["classification"][0]
+    rows = token_rows(tiny_model.vocab_size, 12)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", self.PROGRAM, str(path)],
+        input=json.dumps({name: x.tolist() for name, x in rows.items()}),
+        stdout=subprocess.PIPE, text=True, cwd=tmp_path, check=True, env={
+            name: value for name, value in os.environ.items()
+            if name != "PYTHONPATH"})
+    np.testing.assert_allclose(
+        json.loads(run.stdout),
+        tf.saved_model.load(str(path)).signatures["serving_default"](
+            **{name: tf.constant(array) for name, array in rows.items()})[
+                "probabilities"], rtol=0, atol=1e-6)
+
+  def test_saved_model_cli_lists_it(self, exported):
+    run = subprocess.run(
+        [str(pathlib.Path(sys.executable).with_name("saved_model_cli")), "show",
+         "--dir", str(exported["squad"][0]), "--all"],
+        stdout=subprocess.PIPE, text=True, check=True)
+    for name in ("serving_default", "serve_examples", "start_logits",
+                 "segment_ids", "shape: (-1, -1)"):
+      assert name in run.stdout
+
+
+class FrozenTest:
+
+  @pytest.mark.parametrize("kind", sorted(HEADS))
+  def test_constants_for_variables_change_nothing(
+      self, kind, exported, tiny_model):
+    assert _pywrap_util_port.IsMklEnabled()
+    rows = token_rows(tiny_model.vocab_size, 12)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      signature = tf.compat.v1.saved_model.load(
+          session, ["serve"], str(exported[kind][0])).signature_def[
+              "serving_default"]
+      feed = {signature.inputs[name].name: rows[name] for name in rows}
+      names = [tensor.name for _, tensor in sorted(signature.outputs.items())]
+      live = session.run(names, feed)
+      frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+          session, session.graph_def, [name.split(":")[0] for name in names])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      tf.graph_util.import_graph_def(frozen, name="")
+      assert not [x for x in frozen.node if x.op.startswith("Var")]
+      for found, expected in zip(session.run(names, feed), live):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+class TextOpsTest:
+  """Where BertTokenizer of tensorflow-text differs from the scripts."""
+
+  @pytest.mark.parametrize("do_lower_case", [True, False])
+  def test_tokens_of_odd_texts_are_the_scripts(
+      self, do_lower_case, tiny_model):
+    texts = ["ΣΟΦΟΣ ΑΣ. Α.Σ", "Straße Ⅷ ³ ﬁ ｶﾅ", "a\ufffdb \ufffd", "a\x00b",
+             "film\x07room a\u200bb", "a\u2028b a\x85b a\u00a0b\tc\nd",
+             "中文字film", "é" * 200 + " good", "a" * 200, "a" * 201 + " b",
+             "É è ñ Å İ ı", "x^2 `q` — “bad” $3.50", "\u0301", "[SEP] good"]
+    tokenizer = tokenization.FullTokenizer(
+        tiny_model.vocab_file, do_lower_case)
+    found = text_op_helpers.rows_function(
+        tiny_model.vocab_file, do_lower_case, 250)(
+            tf.constant(texts), tf.constant([""] * len(texts)))["input_ids"]
+    for text, row in zip(texts, found.numpy().tolist()):
+      tokens = ["[CLS]", *tokenizer.tokenize(text)[:248], "[SEP]"]
+      ids = tokenizer.convert_tokens_to_ids(tokens)
+      assert row == ids + [0] * (len(row) - len(ids)), text

@@ -71,7 +71,19 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
-        "demo.script_helpers", "demo.window_helpers"},
+        "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
+    "demo/text_op_helpers.py": {"tokenization"},
+    "demo/runner_helpers.py": {"demo.export_helpers"},
+    "demo/compile_graph.py": set(),
+    "demo/compile_reader.py": {"demo.export_helpers"},
+    "demo/compile_onnx.py": {
+        "demo.export_helpers", "demo.horovod_helpers", "demo.runner_helpers",
+        "demo.script_helpers"},
+    "demo/compile_check.py": {"demo.predictor", "demo.runner_helpers"},
+    "demo/compile_model.py": {
+        "demo.compile_check", "demo.compile_graph", "demo.compile_onnx",
+        "demo.compile_reader", "demo.export_helpers", "demo.script_helpers",
+        "demo.text_op_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
@@ -97,8 +109,8 @@ MAY_IMPORT = {
     "demo/bert_client.py": {
         "demo.client_helpers", "demo.client_rows", "demo.metrics"},
     "demo/predictor.py": {
-        "demo.export_helpers", "demo.window_helpers", "run_classifier",
-        "run_squad", "tokenization"},
+        "demo.export_helpers", "demo.runner_helpers", "demo.window_helpers",
+        "run_classifier", "run_squad", "tokenization"},
     "demo/serving_errors.py": set(),
     "demo/serving_batches.py": {"demo.serving_errors"},
     "demo/serving_signatures.py": {
@@ -141,7 +153,9 @@ MAY_IMPORT = {
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
 TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
-         "demo.checkpoints", "demo.client_rows",
+         "demo.checkpoints", "demo.client_rows", "demo.compile_check",
+         "demo.compile_graph", "demo.compile_model", "demo.compile_onnx",
+         "demo.compile_reader",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
          "demo.hf_checkpoints", "demo.launch", "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
