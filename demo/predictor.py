@@ -87,7 +87,7 @@ class Predictor(object):
     encoded = [self.codec.encode(item) for item in items]
     outputs = [None] * len(encoded)
     for batch in self._batches(encoded):
-      for number, output in zip(batch, self._run(
+      for number, output in zip(batch, self.run(
           [encoded[number].rows for number in batch])):
         outputs[number] = output
     return [self.codec.answer(item, output)
@@ -111,11 +111,11 @@ class Predictor(object):
     if batch:
       yield batch
 
-  def _run(self, rows_of_items):
-    """Runs the model on a batch.
+  def run(self, rows_of_items):
+    """Runs the model on a batch of items that `codec` encoded.
 
     Args:
-      rows_of_items: list of lists of rows, see `Encoded`.
+      rows_of_items: list of lists of Row, see `Encoded`.
 
     Returns:
       List with the outputs of each item: dict name -> array; the first
