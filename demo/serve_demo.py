@@ -29,7 +29,7 @@ from demo import serve_steps
 
 FLAGS = flags.FLAGS
 
-_RESULT = "serve_demo.json"
+_RESULT, _SOURCE = "serve_demo.json", "made_of.json"
 _MODEL_FLAGS = ("bert_config_file", "vocab_file", "init_checkpoint")
 _DTYPES = ("float32", "bfloat16", "float16")
 # What TensorFlow needs to compute in bfloat16 on processors of AMD, too.
@@ -92,13 +92,13 @@ def main(_):
   folder = settings["output_dir"]
   os.chdir(script_helpers.PROJECT_FOLDER)
   script_helpers.check_output_dir(folder)
+  _check_same_source(settings)
   result = os.path.join(folder, _RESULT)
   steps = serve_steps.Steps(os.path.join(folder, "logs"))
 
   rows = _write_rows(steps, settings)
-  evaluation = _fine_tune(steps, settings)
-  paths = {"export": _export(steps, settings)}
-  paths["compiled"] = _compile(steps, settings, paths["export"])
+  evaluation, export = _fine_tune(steps, settings)
+  paths = {"export": export, "compiled": _compile(steps, settings, export)}
   offline = _offline(steps, settings, paths, rows)
   loads = _serve(steps, settings, paths, rows, offline)
   report = {
@@ -157,6 +157,28 @@ def _settings(args):
       "random_seed": args.random_seed, "dtype": args.dtype or _best_dtype(),
       "batch": args.batch, "clients": args.clients, "cycle": args.cycle,
       "offline_seconds": args.offline_seconds}
+
+
+def _check_same_source(settings):
+  """Refuses to go on with what was made of another model or other data.
+
+  Args:
+    settings: dict, see `_settings`.
+
+  Raises:
+    ValueError: names what is different.
+  """
+  path = os.path.join(settings["output_dir"], _SOURCE)
+  source = {name: settings[name] for name in (
+      "task_name", "data_dir", *_MODEL_FLAGS, "max_seq_length")}
+  before = _load(path) if os.path.exists(path) else source
+  for name, value in source.items():
+    if before.get(name) != value:
+      raise ValueError(
+          f"--output_dir={settings['output_dir']} is of --{name}="
+          f"{before.get(name)}, not of {value}: name another folder, or remove "
+          f"that one.")
+  script_helpers.write_text(path, json.dumps(source, indent=2) + "\n")
 
 
 def _place(path):
@@ -218,35 +240,37 @@ def _classifier_flags(settings):
 
 
 def _fine_tune(steps, settings):
-  """Trains and scores; returns eval_metrics.json (dict)."""
-  path = os.path.join(_train_dir(settings), "eval_metrics.json")
+  """Trains, scores and exports, where that is not done.
+
+  Returns:
+    (dict, string): eval_metrics.json, and the path of the export.
+  """
+  folder = os.path.join(settings["output_dir"], "export")
+  export = ["--do_export", f"--export_dir={folder}"]
+  has_export = _has_export(folder, settings)
   steps.run("fine_tune", "run_classifier.py", *_classifier_flags(settings),
             *_flags_of(settings, "train_batch_size", "learning_rate",
                        "num_train_epochs", "random_seed"),
-            "--do_train", "--do_eval", "--detailed_results")
-  return _load(path)
-
-
-def _export(steps, settings):
-  """Exports unless the checkpoint's export is there; returns its path."""
-  folder = os.path.join(settings["output_dir"], "export")
-  checkpoint = tf.train.latest_checkpoint(_train_dir(settings))
-  if not _is_export_of(folder, checkpoint, settings["max_seq_length"]):
+            "--do_train", "--do_eval", "--detailed_results",
+            *([] if has_export else export))
+  if has_export and not _has_export(folder, settings):  # It was trained on.
     steps.run("export", "run_classifier.py", *_classifier_flags(settings),
-              "--do_export", f"--export_dir={folder}")
-  else:
-    print(f"\n== export: {folder} has that of {checkpoint}", flush=True)
-  return export_helpers.find_export(folder)
+              *export)
+  elif has_export:
+    print(f"  {folder} has the export already", flush=True)
+  return (_load(os.path.join(_train_dir(settings), "eval_metrics.json")),
+          export_helpers.find_export(folder))
 
 
-def _is_export_of(folder, checkpoint, max_seq_length):
-  """Whether the newest export (of a folder) is a checkpoint's."""
+def _has_export(folder, settings):
+  """Whether the newest export of a folder is the newest checkpoint's."""
+  checkpoint = tf.train.latest_checkpoint(_train_dir(settings))
   versions = export_helpers.versions(folder)
-  if not versions:
+  if not (checkpoint and versions):
     return False
   info = export_helpers.read_info(os.path.join(folder, str(versions[-1])))
   return (info["checkpoint"] == os.path.basename(checkpoint) and
-          info["max_seq_length"] == max_seq_length and
+          info["max_seq_length"] == settings["max_seq_length"] and
           # Exports are named by their time: a later training may well have
           # ended after as many steps.
           versions[-1] >= int(os.path.getmtime(checkpoint + ".index")))
@@ -257,7 +281,7 @@ def _compile(steps, settings, export):
   path = os.path.join(settings["output_dir"], f"compiled_{settings['dtype']}",
                       os.path.basename(export))
   if os.path.exists(path):
-    print(f"\n== compile: {path} is there", flush=True)
+    print(f"\n== compile: {path} is there already", flush=True)
     return path
   steps.run("compile", "demo.compile_model", f"--input_saved_model={export}",
             f"--output_saved_model={path}", *_flags_of(settings, "dtype"),
@@ -360,10 +384,10 @@ def _figures(name, paths, offline, loads):
   """
   sizes = _load(os.path.join(paths["compiled"], "compile_report.json"))["bytes"]
   alone, together = loads["one"], loads["all"]
-  own = offline["models"][name]
+  own, is_compiled = offline["models"][name], name == "compiled"
   return {
       "path": paths[name],
-      "bytes": sizes["input" if name == "export" else "output"],
+      "bytes": sizes["output" if is_compiled else "input"],
       "offline_rows_per_second": own["rows_per_second"],
       "served_rows_per_second": together["rows_per_second"],
       "served_ratio": together["rows_per_second"] / own["rows_per_second"],
@@ -371,8 +395,9 @@ def _figures(name, paths, offline, loads):
       "latency_ms": together["latency_ms"],
       "latency_ms_of_one": alone["latency_ms"],
       "scores": together["scores"], "scored_rows": together["scored_rows"],
-      "label_agreement": own["label_agreement"],
-      "difference_to_export": own["largest_difference"],
+      "label_agreement": own["label_agreement"] if is_compiled else None,
+      "difference_to_export":
+          own["largest_difference"] if is_compiled else None,
       "check": together["check"],
       "errors": {kind: load["errors"] for kind, load in loads.items()},
       "logs": {kind: load["log"] for kind, load in loads.items()}}

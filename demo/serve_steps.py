@@ -40,9 +40,8 @@ class Steps(object):
       program: string, a script (run_classifier.py) or a module (demo.x).
       *arguments: strings.
       environment: dict, variables that are set for it.
-      result: string, a file that it writes; if it is there the step is none
-        that failed, whatever its exit status says. One of an earlier call is
-        removed.
+      result: string, a file that it writes; if it did, the step is none that
+        failed, whatever its exit status says.
 
     Returns:
       Bool, whether the exit status is 0.
@@ -50,14 +49,13 @@ class Steps(object):
     Raises:
       ValueError: it failed; names the step and the log.
     """
-    if result and os.path.exists(result):
-      os.remove(result)
+    before = _identity(result)
     step = self._begin(name, program, arguments, environment)
     start = time.monotonic()
     with _process(program, arguments, environment, step["log"]) as process:
       status = process.wait()
     step["seconds"] = time.monotonic() - start
-    if status and not (result and os.path.exists(result)):
+    if status and _identity(result) == before:
       raise _failed(step, f"ended with status {status}")
     print(f"  {step['seconds']:.1f} s", flush=True)
     return status == 0
@@ -158,6 +156,14 @@ def _wait_until_ready(process, step):
       raise _failed(step, f"ended with status {process.returncode}")
     time.sleep(_POLL_SECONDS)
   raise _failed(step, f"is not ready after {_READY_SECONDS:g} s")
+
+
+def _identity(path):
+  """What tells a file (or None) from one written later."""
+  if not path or not os.path.exists(path):
+    return None
+  found = os.stat(path)
+  return found.st_ino, found.st_mtime_ns
 
 
 def _failed(step, how):

@@ -33,11 +33,6 @@ def finished(tiny_model, sst2_dir, tmp_path_factory):
       "demo.serve_demo", *flags(tiny_model, sst2_dir, folder)), folder
 
 
-def newest(folder):
-  return max(int(re.search(r"-(\d+)\.index", path.name)[1])
-             for path in folder.glob("model.ckpt-*.index"))
-
-
 @pytest.mark.slow
 class MainTest:
 
@@ -53,9 +48,7 @@ class MainTest:
       assert model["scored_rows"] == 50 and model["requests"] == 80
       assert model["scores"]["accuracy"] == dev["scores"]["accuracy"] > 0.7
       assert model["errors"] == {"one": {}, "all": {}}
-      assert model["label_agreement"] == 1.0
       assert model["check"]["largest_difference"] < 1e-5
-      assert model["difference_to_export"] < 1e-5
       log = (folder / "logs" / f"load_{name}_all.log").read_text()
       assert f"throughput   {model['served_rows_per_second']:.1f} rows/s" in log
       assert f"p99 {model['latency_ms']['p99']:.2f}" in log
@@ -64,6 +57,8 @@ class MainTest:
       log = (folder / "logs" / "offline.log").read_text()
       assert re.search(rf"^{name} +{model['offline_rows_per_second']:.1f} rows",
                        log, re.M)
+    assert report["models"]["compiled"]["label_agreement"] == 1.0
+    assert report["models"]["compiled"]["difference_to_export"] < 1e-5
     for line in serve_demo.table(report):
       assert line in run.stdout
 
@@ -72,7 +67,7 @@ class MainTest:
     report = json.loads((folder / "serve_demo.json").read_text())
     names = [step["name"] for step in report["steps"]]
     assert names == [
-        "rows", "fine_tune", "export", "compile", "offline", "server",
+        "rows", "fine_tune", "compile", "offline", "server",
         "load_export_one", "load_compiled_one", "load_export_all",
         "load_compiled_all"]
     for step in report["steps"]:
@@ -109,10 +104,20 @@ class MainTest:
     assert "The same command goes on with what is finished." in said
     assert not pathlib.Path(f"/proc/{server}").exists()
     assert not processes_with(str(folder))
-    assert "== export: " in said and "== compile: " in said
+    assert f"{folder}/export has the export already" in said
+    assert re.search(r"== compile: \S+ is there already", said)
     assert {path: path.stat().st_mtime_ns for path in folder.glob(
         "*/**/*.data-00000-of-00001")} == weights
     assert result.read_text() == before
+
+  def test_folder_of_other_data_is_refused(self, finished, tiny_model):
+    _, folder = finished
+    before = (folder / "serve_demo.json").read_text()
+    run = conftest.run_script("demo.serve_demo", *flags(
+        tiny_model, "/elsewhere", folder))
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert "data_dir=" in run.stdout and "not of /elsewhere" in run.stdout
+    assert (folder / "serve_demo.json").read_text() == before
 
   def test_step_that_fails_is_named_with_its_log(
       self, tiny_model, tmp_path):
@@ -124,6 +129,81 @@ class MainTest:
     assert "error: The step rows ended with status 1: " in last
     assert "dev.tsv" in last and last.endswith(
         f"(log: {folder}/logs/rows.log)")
+
+
+class SettingsTest:
+
+  def settings(self, *argv):
+    with conftest.parsed(serve_demo.init_serve_demo_flags, *argv) as args:
+      return serve_demo._settings(args)  # pylint: disable=protected-access
+
+  def test_half_a_model_is_refused(self):
+    with pytest.raises(ValueError, match="--vocab_file=v: a model has all of"):
+      self.settings("--vocab_file=v")
+
+  def test_task_without_its_data_is_refused(self):
+    with pytest.raises(ValueError, match="go together"):
+      self.settings("--task_name=MRPC")
+
+  def test_folder_that_the_server_can_not_name_is_refused(self):
+    with pytest.raises(ValueError, match="with a comma"):
+      self.settings("--output_dir=a,b")
+
+  def test_own_model_and_data(self, tiny_model):
+    found = self.settings(
+        *tiny_model.flags(max_seq_length=None), "--task_name=MRPC",
+        "--data_dir=demo", "--output_dir=build/x")
+    assert found["vocab_file"] == tiny_model.vocab_file
+    assert found["max_seq_length"] == 128 and found["learning_rate"] == 5e-5
+    assert found["dtype"] in ("float32", "bfloat16")
+
+
+class CyclesTest:
+
+  def cycles(self, speed, rows=100, clients=96, cycle=None):
+    return serve_demo._cycles(  # pylint: disable=protected-access
+        {"clients": clients, "cycle": cycle}, {"rows": rows, "models": {
+            "export": {"rows_per_second": speed},
+            "compiled": {"rows_per_second": 2 * speed}}})
+
+  def test_as_many_as_the_document_has_where_that_is_quick(self, capsys):
+    assert self.cycles(speed=1000.0) == {"one": 200, "all": 128}
+    assert not capsys.readouterr().out
+
+  def test_fewer_on_a_slow_machine_which_is_said(self, capsys):
+    assert self.cycles(speed=8.0) == {"one": 80, "all": 10}
+    assert ("send 10 requests each, not 128: that would take about 25m"
+            in capsys.readouterr().out)
+
+  def test_each_row_is_asked_for(self, capsys):
+    assert self.cycles(speed=8.0, rows=9600)["all"] == 100
+    assert "not 128" in capsys.readouterr().out
+    assert self.cycles(speed=8.0, rows=96000)["all"] == 1000
+    assert "each of the 96000 rows is answered" in capsys.readouterr().out
+
+  def test_what_is_asked_for_is_done(self, capsys):
+    assert self.cycles(speed=8.0, cycle=500)["all"] == 500
+    assert not capsys.readouterr().out
+
+
+class CheckTest:
+
+  def report(self, errors=None, is_right=True):
+    return {"models": {"export": {
+        "errors": {"all": errors or {}}, "logs": {"all": "x.log"},
+        "check": {"passed": is_right, "tolerance": 0.001}}}}
+
+  def test_a_service_that_works(self):
+    serve_demo.check(self.report())
+
+  def test_requests_without_an_answer_are_refused(self):
+    with pytest.raises(ValueError, match=(
+        r"load_export_all had 3 error\(s\), UNAVAILABLE \(log: x.log\)")):
+      serve_demo.check(self.report({"UNAVAILABLE": 3}))
+
+  def test_wrong_answers_are_refused(self):
+    with pytest.raises(ValueError, match=r"further .* 0.001 \(log: x.log\)"):
+      serve_demo.check(self.report(is_right=False))
 
 
 def processes_with(text):
