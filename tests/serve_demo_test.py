@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,7 +19,7 @@ def flags(model, data_dir, output_dir, **values):
   values = {**dict(
       task_name="SST-2", data_dir=data_dir, output_dir=output_dir,
       learning_rate=1e-3, num_train_epochs=3, dtype="float32", batch=8,
-      clients=4, cycle=20, offline_seconds=0.5), **values}
+      clients=4, cycle=20, offline_seconds=0.2), **values}
   return [*model.flags(), *(f"--{name}={value}"
                             for name, value in values.items())]
 
@@ -85,7 +84,7 @@ class MainTest:
     weights = {path: path.stat().st_mtime_ns for path in folder.glob(
         "*/**/*.data-00000-of-00001")}
     command = [sys.executable, "-m", "demo.serve_demo", *flags(
-        tiny_model, sst2_dir, folder, cycle=1000000)]
+        tiny_model, sst2_dir, folder)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         cwd="/", env={**os.environ, "PYTHONPATH": str(conftest.PROJECT)},
@@ -93,10 +92,10 @@ class MainTest:
       said = []
       for line in process.stdout:
         said.append(line)
-        if "load_export_all" in line:
+        if "load_export_one" in line:
           break
-      (server,) = processes_with(f"--dir=export={folder}")
-      time.sleep(1.0)
+      (server,) = [number for number in processes_with("demo.bert_server")
+                   if number in processes_with(f"--dir=export={folder}")]
       process.send_signal(signal.SIGINT)
       said.append(process.communicate(timeout=60)[0])
     said = "".join(said)
