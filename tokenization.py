@@ -30,12 +30,12 @@ _CASED_MODELS = (
 _MODEL_FOLDER = re.compile(r"^.*?([A-Za-z0-9_-]+)/bert_model.ckpt")
 
 # Blocks of CJK ideographs (first, last): each character is a word of its own.
-CJK_BLOCKS = (
+_CJK_BLOCKS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F))
 _CJK_CHARACTER = re.compile("[" + "".join(
-    f"{chr(first)}-{chr(last)}" for first, last in CJK_BLOCKS) + "]")
+    f"{chr(first)}-{chr(last)}" for first, last in _CJK_BLOCKS) + "]")
 
 # What BasicTokenizer makes of printable ASCII.
 _ASCII_TOKEN = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9 ]")
@@ -302,7 +302,7 @@ class BasicTokenizer(object):
     Hangul, Hiragana and Katakana are not: their words are separated by blanks
     or handled by the word pieces.
     """
-    return any(first <= cp <= last for first, last in CJK_BLOCKS)
+    return any(first <= cp <= last for first, last in _CJK_BLOCKS)
 
   def _clean_text(self, text):
     """Drops NUL, U+FFFD and control characters; whitespace becomes a blank."""

@@ -100,9 +100,9 @@ def main(argv):
   options, limits = _options(FLAGS), serving_signatures.Limits(
       FLAGS.max_request_rows, FLAGS.max_text_characters)
   store = serving_models.ModelStore(
-      serving_models.parse_folders(FLAGS.dir), options, limits)
+      serving_models.parse_folders(FLAGS.dir), options, limits,
+      FLAGS.threads)
   _raise_file_limit(FLAGS.max_connections)
-  tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
   stats = serving_stats.Stats(store.queue)
   asyncio.run(_serve(FLAGS, store, stats))
   for line in stats.report():

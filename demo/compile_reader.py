@@ -83,6 +83,8 @@ class Source(object):
     """
     self._flag = f"--input_saved_model={path}"
     self.path = export_helpers.find_export(path, f"{self._flag}")
+    if not loader_impl.contains_saved_model(self.path):
+      self._refuse("is an ONNX model: compile the export that it was made of")
     self.info = None
     if export_helpers.has_info(self.path):
       self.info = export_helpers.read_info(self.path)

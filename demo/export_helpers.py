@@ -168,13 +168,20 @@ def versions(folder):
   if not tf.io.gfile.isdir(folder):
     return []
   names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]
-  return sorted(int(name) for name in names if name.isdecimal() and
-                is_export(os.path.join(folder, name)))
+  return sorted(
+      int(name) for name in names
+      if name.isdecimal() and is_export(os.path.join(folder, name)))
 
 
 def is_export(path):
-  """Whether a folder holds an exported model itself."""
-  return tf.io.gfile.exists(os.path.join(path, _SAVED_MODEL))
+  """Whether a folder holds a model itself."""
+  return any(tf.io.gfile.exists(os.path.join(path, name))
+             for name in (_SAVED_MODEL, ONNX_MODEL))
+
+
+def is_onnx(path):
+  """Whether a folder holds an ONNX model."""
+  return tf.io.gfile.exists(os.path.join(path, ONNX_MODEL))
 
 
 def find_export(path, what=None):
@@ -190,7 +197,7 @@ def find_export(path, what=None):
   Raises:
     ValueError: there is none.
   """
-  if is_export(path) or tf.io.gfile.exists(os.path.join(path, ONNX_MODEL)):
+  if is_export(path):
     return path
   found = versions(path)
   if not found:
@@ -216,8 +223,7 @@ def load_export(path):
   """
   if has_info(path):
     import_text_ops(path, read_info(path))
-  with script_helpers.quiet():  # It looks for a file of newer formats.
-    return tf.saved_model.load(path)
+  return tf.saved_model.load(path)
 
 
 def import_text_ops(path, info):
@@ -365,6 +371,10 @@ def _sources(max_seq_length, has_windows, shape, text_rows):
       tf.size(text_a) > 0,
       lambda: text_rows(text_a, text_b),
       lambda: _rows_of_examples(examples, max_seq_length, False)[0])
+  if shape[1]:
+    missing = shape[1] - tf.shape(rows["input_ids"])[1]
+    rows = {name: tf.pad(tensor, [[0, 0], [0, missing]])
+            for name, tensor in rows.items()}
   rows = {name: tf.ensure_shape(tensor, shape) for name, tensor in rows.items()}
   return rows, None, {SERVE_EXAMPLES: {"examples": examples},
                       SERVE_TEXTS: {"text_a": text_a, "text_b": text_b}}

@@ -32,7 +32,7 @@ def load_runner(path, signature=DEFAULT, num_threads=0):
   Raises:
     ValueError: the model has no such signature, or a package is missing.
   """
-  if tf.io.gfile.exists(os.path.join(path, export_helpers.ONNX_MODEL)):
+  if export_helpers.is_onnx(path):
     if signature != DEFAULT:
       raise ValueError(f"{path} is an ONNX model: it has no signature "
                        f"{signature}.")
@@ -45,6 +45,7 @@ class SavedModelRunner(object):
 
   Attributes:
     specs: dict name -> tf.TensorSpec of the inputs.
+    outputs: dict name -> tf.TensorSpec.
   """
 
   def __init__(self, path, signature=DEFAULT):
@@ -55,6 +56,7 @@ class SavedModelRunner(object):
       raise ValueError(f"{path} has no signature {signature}.")
     self._serve = self._model.signatures[signature]
     self.specs = self._serve.structured_input_signature[1]
+    self.outputs = self._serve.structured_outputs
 
   def run(self, feed):
     """Runs the model.
@@ -85,18 +87,22 @@ class OnnxRunner(object):
     self._session = onnxruntime.InferenceSession(
         os.path.join(path, export_helpers.ONNX_MODEL), options,
         providers=["CPUExecutionProvider"])
-    self.specs = {
-        model_input.name: tf.TensorSpec(
-            [size if isinstance(size, int) else None
-             for size in model_input.shape], tf.int32, model_input.name)
-        for model_input in self._session.get_inputs()}
-    self._outputs = [output.name for output in self._session.get_outputs()]
+    self.specs = _specs(self._session.get_inputs(), tf.int32)
+    self.outputs = _specs(self._session.get_outputs(), tf.float32)
 
   def run(self, feed):
     """Runs the model; see `SavedModelRunner.run`."""
-    return dict(zip(self._outputs, self._session.run(
-        self._outputs, {name: np.asarray(array, np.int32)
-                        for name, array in feed.items()})))
+    names = list(self.outputs)
+    return dict(zip(names, self._session.run(
+        names, {name: np.asarray(array, np.int32)
+                for name, array in feed.items()})))
+
+
+def _specs(arguments, dtype):
+  """dict name -> tf.TensorSpec of inputs or outputs of onnxruntime."""
+  return {argument.name: tf.TensorSpec(
+      [size if isinstance(size, int) else None for size in argument.shape],
+      dtype, argument.name) for argument in arguments}
 
 
 def import_onnxruntime(what):

@@ -8,7 +8,6 @@ batch may have, L columns of the longest of its rows.
 import collections
 import threading
 import time
-import uuid
 
 import numpy as np
 import tensorflow as tf
@@ -75,22 +74,21 @@ class Batcher(object):
     width: int, W.
   """
 
-  def __init__(self, serve, max_length, options, pools=False):
-    """Makes the batched function.
+  def __init__(self, model, name, max_length, options, pools=False):
+    """Adds the batched function to the model's graph.
 
     Args:
-      serve: function with the arguments of a signature (`input_ids`, ... int32
-        [B, L], with `pools` also `texts`) and the attributes
-        `structured_input_signature` and `structured_outputs`, which returns a
-        dict name -> tensor [B, ...].
+      model: serving_graphs.ModelGraph.
+      name: string, a signature of it that takes token ids: `input_ids`, ...
+        int32 [B, L], with `pools` also `texts`.
       max_length: int, columns that the model takes at most.
       options: Options.
       pools: bool, the signature gives an output for each text of a batch,
         whose rows have a number in common in `texts`.
     """
-    specs = serve.structured_input_signature[1]
-    self._fixed_rows, fixed_length = specs["input_ids"].shape
-    self._specs, self._serve, self._pools = specs, serve, pools
+    self._serve, self._pools = model.signatures[name], pools
+    self._specs = self._serve.inputs
+    self._fixed_rows, fixed_length = self._specs["input_ids"].shape
     self._options = options
     self.width = fixed_length or min(
         max_length, (options.allowed_lengths or [max_length])[-1])
@@ -99,13 +97,13 @@ class Batcher(object):
     self.max_rows = min(options.batch, self._fixed_rows or options.batch)
     self._sizes = ([self._fixed_rows] if self._fixed_rows else
                    options.allowed_batch_sizes)
-    self._names = sorted(serve.structured_outputs)
+    self._names = sorted(self._serve.outputs)
     # Those with a value for each token: [B, L].
     self._per_token = {
-        name for name, spec in serve.structured_outputs.items()
+        name for name, spec in self._serve.outputs.items()
         if spec.shape.rank == 2 and spec.shape[1] in (None, fixed_length)
         and not pools}
-    self._run = self._make()
+    self._run = self._make(model, name)
     self._next_text = 0
     self._lock = threading.Lock()
 
@@ -114,8 +112,8 @@ class Batcher(object):
     """Whether an output has a value for each token of a row."""
     return bool(self._per_token)
 
-  def _make(self):
-    """The batched function: see `_batched` for what goes in and comes out."""
+  def _make(self, model, name):
+    """The batched function of arrays: see `_batched`."""
     options = self._options
     # Each caller's rows are in a batch or not: a batch may be half empty.
     batches = 2 * (options.max_queued_rows // self.max_rows + 1)
@@ -124,18 +122,14 @@ class Batcher(object):
         batch_timeout_micros=int(options.max_wait_ms * 1000),
         max_enqueued_batches=batches, autograph=False,
         enable_large_batch_splitting=False)(self._batched)
-
-    @tf.function(autograph=False, input_signature=[
-        tf.TensorSpec([None, len(_INPUTS), self.width], tf.int32),
-        tf.TensorSpec([None, 2], tf.int32),
-        tf.TensorSpec([None], tf.float64)])
-    def run(packed, numbers, deadlines):
-      # TensorFlow finds the queue by the operation's name: two models, or two
-      # versions of one, would share it and get each other's rows.
-      with tf.name_scope(f"queue_{uuid.uuid4().hex}"):
-        return batched(packed, numbers, deadlines)
-
-    return run.get_concrete_function()
+    # TensorFlow finds the queue by the operation's name: signatures that
+    # shared one would get each other's rows.
+    with model.graph.as_default(), tf.name_scope(f"queue_of_{name}"):
+      fed = [tf.compat.v1.placeholder(*args) for args in (
+          (tf.int32, [None, len(_INPUTS), self.width]), (tf.int32, [None, 2]),
+          (tf.float64, [None]))]
+      # A callable takes arrays and gives arrays, without tensors between.
+      return model.session.make_callable(batched(*fed), fed)
 
   def _batched(self, packed, numbers, deadlines):
     """Runs the model on the rows of a batch whose time is not over.
@@ -173,7 +167,8 @@ class Batcher(object):
     texts = None
     if self._pools:
       # Numbered from 0, in the order of the rows: see `run`.
-      begins = tf.cast(numbers[1:, 1] != numbers[:-1, 1], tf.int32)
+      begins = tf.cast(
+          tf.not_equal(numbers[1:, 1], numbers[:-1, 1]), tf.int32)
       texts = tf.concat([[0], tf.cumsum(begins)], 0)
       feed["texts"] = tf.pad(
           texts, [[0, size - rows]], constant_values=1 << 30)
@@ -265,8 +260,7 @@ class Batcher(object):
   def _chunk(self, packed, numbers, deadlines):
     """Waits for the batch that some rows are in; arrays, see `_batched`."""
     try:
-      return [tensor.numpy() for tensor in self._run(
-          tf.constant(packed), tf.constant(numbers), tf.constant(deadlines))]
+      return self._run(packed, numbers, deadlines)
     except tf.errors.UnavailableError as error:  # The queue of the operation.
       raise serving_errors.RequestError(
           "RESOURCE_EXHAUSTED", "The queue is full. Try again later."

@@ -22,6 +22,7 @@ from demo import export_helpers
 from demo import predictor
 from demo import serving_batches
 from demo import serving_errors
+from demo import serving_graphs
 from demo import serving_signatures
 
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -44,7 +45,7 @@ class Model(object):
     signatures: dict name -> serving_signatures.Signature.
   """
 
-  def __init__(self, name, version, path, options, limits):
+  def __init__(self, name, version, path, options, limits, threads):
     """Loads an export.
 
     Args:
@@ -53,6 +54,7 @@ class Model(object):
       path: string, folder with saved_model.pb.
       options: serving_batches.Options.
       limits: serving_signatures.Limits.
+      threads: int, of a run of the model; 0 for one of each core.
 
     Raises:
       ValueError: it is no model of this kind.
@@ -60,29 +62,28 @@ class Model(object):
     self.name, self.version, self.path = name, version, path
     self.info = (export_helpers.read_info(path)
                  if export_helpers.has_info(path) else {})
-    # The loaded object owns the variables of its signatures.
-    self._loaded = tf.saved_model.load(path)
-    functions = self._loaded.signatures
+    graph = serving_graphs.ModelGraph(path, threads)
     default = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
     wanted = set(serving_signatures.ROW_INPUTS)
-    if default not in functions or not wanted <= set(
-        functions[default].structured_input_signature[1]):
+    if default not in graph.signatures or not wanted <= set(
+        graph.signatures[default].inputs):
       raise ValueError(
           f"{path} is not a BERT model to serve: its signature {default} has "
           f"to take {', '.join(serving_signatures.ROW_INPUTS)}.")
-    sizes = _sizes(path, self._loaded)
+    sizes = _sizes(path, graph.tables)
     batchers = {default: serving_batches.Batcher(
-        functions[default], sizes.max_length, options)}
+        graph, default, sizes.max_length, options)}
     windows = export_helpers.SERVE_WINDOWS
-    if windows in functions:  # The windows of a text are in one batch.
+    if windows in graph.signatures:  # The windows of a text are in one batch.
       batchers[windows] = serving_batches.Batcher(
-          functions[windows], sizes.max_length, options._replace(
+          graph, windows, sizes.max_length, options._replace(
               batch=max(options.batch, self.info.get("max_windows", 1))),
           pools=True)
     self.signatures = serving_signatures.make_signatures(
         self.info,
         predictor.make_codec(path, self.info) if self.info else None,
-        {key: _specs(function) for key, function in functions.items()},
+        {key: (_specs(signature.inputs), _specs(signature.outputs))
+         for key, signature in graph.signatures.items()},
         batchers, sizes, limits)
     for batcher in batchers.values():
       batcher.warm_up()
@@ -153,21 +154,18 @@ class Model(object):
           f"Model {self.name} gives no number; ask for Predict.")
 
 
-def _specs(function):
-  """(inputs, outputs) of a signature: dicts name -> Spec."""
-  return tuple(
-      {name: serving_signatures.Spec(spec.dtype, tuple(spec.shape))
-       for name, spec in specs.items()}
-      for specs in (function.structured_input_signature[1],
-                    function.structured_outputs))
+def _specs(specs):
+  """dict name -> Spec of tf.TensorSpecs."""
+  return {name: serving_signatures.Spec(spec.dtype, tuple(spec.shape))
+          for name, spec in specs.items()}
 
 
-def _sizes(path, loaded):
+def _sizes(path, tables):
   """The serving_signatures.Sizes of an export.
 
   Args:
     path: string.
-    loaded: what tf.saved_model.load made of it.
+    tables: dict, see `serving_graphs.ModelGraph`.
 
   Raises:
     ValueError: it doesn't say.
@@ -179,12 +177,6 @@ def _sizes(path, loaded):
     return serving_signatures.Sizes(
         config["vocab_size"], config["type_vocab_size"],
         config["max_position_embeddings"])
-  tables = {}
-  for variable in loaded.variables:
-    found = re.search(r"embeddings/(word|token_type|position)_embeddings:0$",
-                      variable.name)
-    if found:
-      tables[found[1]] = int(variable.shape[0])
   if len(tables) < 3:
     raise ValueError(
         f"{path} has neither assets/bert_config.json nor the three tables of "
@@ -200,17 +192,18 @@ class ModelStore(object):
     queue: serving_batches.Queue, the rows of all models.
   """
 
-  def __init__(self, folders, options, limits):
+  def __init__(self, folders, options, limits, threads=0):
     """Takes what to serve; loads nothing.
 
     Args:
       folders: dict name -> folder of exports, or of one.
       options: serving_batches.Options.
       limits: serving_signatures.Limits.
+      threads: int, of a run of a model; 0 for one of each core.
     """
     self.queue = serving_batches.Queue(options.max_queued_rows)
     self._folders = folders
-    self._options, self._limits = options, limits
+    self._made_with = (options, limits, threads)
     self._models = {}
     self._states = {name: {} for name in folders}
     self._lock = threading.Lock()
@@ -296,7 +289,7 @@ class ModelStore(object):
     """Loads a version and puts it in the place of the one before."""
     if self.states(name).get(version) is None:
       self._set(name, version, State(LOADING, None))
-    model = Model(name, version, path, self._options, self._limits)
+    model = Model(name, version, path, *self._made_with)
     before = self._models.get(name)
     self._models[name] = model
     self._set(name, version, State(AVAILABLE, None))

@@ -4,7 +4,7 @@
 The steps are those of tokenization.py and of run_classifier's
 `convert_single_example`, each as operations of a graph, and so are the ids.
 They differ for characters that one side's edition of Unicode doesn't know yet:
-65 of the first 131,072 with Python 3.11, none of them in a vocabulary.
+65 of the first 131,072 with Python 3.11.
 """
 
 import tensorflow as tf
@@ -19,7 +19,8 @@ _REMOVED = (r"[\x{00}-\x{08}\x{0B}\x{0C}\x{0E}-\x{1F}\x{7F}-\x{9F}\x{FFFD}"
             r"\p{Cf}]")
 _IDEOGRAPHS = "[" + "".join(
     rf"\x{{{first:X}}}-\x{{{last:X}}}"
-    for first, last in tokenization.CJK_BLOCKS) + "]"
+    # pylint: disable=protected-access
+    for first, last in tokenization._CJK_BLOCKS) + "]"
 # ASCII signs that Unicode calls symbols are punctuation too.
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 _BLANKS = r"[ \t\r\n\p{Z}]+"

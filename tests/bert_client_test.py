@@ -19,12 +19,14 @@ from demo import metrics
 from demo import predictor
 import run_squad
 from tests import conftest
-from tests import serving_runs
+from tests import served_models
 
 PROTOCOLS = ([], ["--rest"])
 ROWS = [("the film was good", "yes"), ("awful food", "no"), ("a b c", "no"),
         ("the hotel is not bad but dull", "maybe"), ("lovely room!", "yes"),
         ("the staff", "maybe"), ("good " * 40, "yes")]
+SQUAD = dict(max_seq_length=32, max_query_length=8, n_best_size=5,
+             version_2_with_negative=False)
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +34,23 @@ def exports(tiny_model, tmp_path_factory):
   """name -> folder of exports."""
   folder = tmp_path_factory.mktemp("client_exports")
   return {
-      "texts": serving_runs.export(
+      "texts": served_models.export(
           tiny_model, "classification", folder / "texts"),
-      "others": serving_runs.export(
+      "others": served_models.export(
           tiny_model, "classification", folder / "others", step=8),
-      "numbers": serving_runs.export(
+      "numbers": served_models.export(
           tiny_model, "regression", folder / "numbers"),
-      "squad": serving_runs.export(tiny_model, "squad", folder / "squad"),
-      "squad2": serving_runs.export(
+      "squad": served_models.export(
+          tiny_model, "squad", folder / "squad", **SQUAD),
+      "squad2": served_models.export(
           tiny_model, "squad", folder / "squad2",
-          version_2_with_negative=True, null_score_diff_threshold=-10.5)}
+          **{**SQUAD, "version_2_with_negative": True},
+          null_score_diff_threshold=-10.5)}
 
 
 @pytest.fixture(scope="module")
 def server(exports):
-  with serving_runs.server(exports, "--max_wait_ms=0") as found:
+  with served_models.Server(exports, "--max_wait_ms=0") as found:
     yield found
 
 
@@ -110,7 +114,7 @@ class ClosedLoopTest:
     latency = found["latency_ms"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
     assert found["rows_per_second"] == pytest.approx(90 / found["seconds"])
-    names = serving_runs.LABELS["classification"]
+    names = served_models.LABELS["classification"]
     expected = metrics.classification_scores(
         "custom", [names.index(label) for _, label in ROWS],
         [names.index(answer["label"]) for answer in predictor.load(
@@ -330,7 +334,7 @@ class ErrorsTest:
 
   def test_killed_server_leaves_a_report(self, exports, rows_file, tmp_path):
     reports = [tmp_path / name for name in ("grpc.json", "rest.json")]
-    with serving_runs.server({"texts": exports["texts"]}) as server:
+    with served_models.Server({"texts": exports["texts"]}) as server:
       clients = [start_client(
           server, f"--rows={rows_file}", "--clients=4", "--duration=4",
           f"--save_accuracy={report}", *protocol)
@@ -350,7 +354,7 @@ class ErrorsTest:
 
   def test_errors_are_counted_by_status(self, exports, rows_file, tmp_path):
     report = tmp_path / "report.json"
-    with serving_runs.server(
+    with served_models.Server(
         {"texts": exports["texts"]}, "--max_queued_rows=1",
         "--max_request_rows=1") as server:
       for protocol, wanted in zip(PROTOCOLS, ("RESOURCE_EXHAUSTED", "429")):

@@ -46,9 +46,8 @@ def exports(tiny_model, tmp_path_factory):
 def server(exports):
   """A Server of all kinds of models, by the names of their kinds."""
   with served_models.Server(
-      "--dir=" + ",".join(f"{kind}={path}" for kind, (path, _) in
-                          exports.items()),
-      "--batch=8", "--max_wait_ms=5", "--max_queued_rows=64",
+      {kind: path for kind, (path, _) in exports.items()}, "--batch=8",
+      "--max_wait_ms=5", "--max_queued_rows=64",
       "--max_request_rows=40", "--max_request_bytes=100000",
       "--max_text_characters=5000", "--request_timeout_s=3") as running:
     yield running
@@ -338,7 +337,7 @@ class ManyClientsTest:
   def test_full_queue_is_said_and_passes(self, exports, tiny_model):
     rows = served_models.token_rows(tiny_model.vocab_size, [9] * 4)
     with served_models.Server(
-        f"--dir={exports['classification'][0]}", "--batch=64",
+        exports['classification'][0], "--batch=64",
         "--max_queued_rows=16", "--max_request_rows=16",
         "--max_wait_ms=1500") as server, (
             concurrent.futures.ThreadPoolExecutor(12)) as threads:
@@ -358,7 +357,7 @@ class ManyClientsTest:
       self, exports, tiny_model):
     rows = served_models.token_rows(tiny_model.vocab_size, [9] * 4)
     with served_models.Server(
-        f"--dir={exports['classification'][0]}", "--batch=64",
+        exports['classification'][0], "--batch=64",
         "--max_wait_ms=1000", "--request_timeout_s=0.5") as server:
       begin = time.monotonic()
       assert status_of(lambda: server.predict("bert", rows, timeout=0.2))[
@@ -539,7 +538,7 @@ class SlowClientsTest:
 
   def test_connections_have_a_limit(self, exports):
     with served_models.Server(
-        f"--dir={exports['squad'][0]}", "--max_connections=5") as server:
+        exports['squad'][0], "--max_connections=5") as server:
       host, port = server.url[len("http://"):].split(":")
       idle = [socket.create_connection((host, int(port)), 10)
               for _ in range(5)]
@@ -557,7 +556,7 @@ class StopTest:
     rows = served_models.token_rows(tiny_model.vocab_size, [9] * 4)
     found, refused = [], []
     with served_models.Server(
-        f"--dir={exports['classification'][0]}", "--batch=8",
+        exports['classification'][0], "--batch=8",
         "--max_wait_ms=300") as server:
       stub_rows = {name: array.tolist() for name, array in rows.items()}
 
@@ -617,7 +616,7 @@ class ReloadTest:
                 for path in (old, newer)]
     assert np.abs(expected[0] - expected[1]).max() > 0.01
     with served_models.Server(
-        f"--dir=a.b={folder}", "--poll_seconds=0.2") as server:
+        {"a.b": folder}, "--poll_seconds=0.2") as server:
       errors, versions, is_over = [], [], threading.Event()
 
       def client():
@@ -669,7 +668,8 @@ class RefusedStartTest:
       (["--dir=/x", "--host=203.0.113.9"], "can't be listened on"),
   ])
   def test_flags(self, flags, message):
-    run = conftest.run_script("demo.bert_server", *flags)
+    run = conftest.run_script(
+        "demo.bert_server", "--port=0", "--rest_port=0", *flags)
     (line,) = [line for line in run.stdout.splitlines()
                if line.startswith("bert_server.py: error: ")]
     assert run.returncode == 1 and message in line

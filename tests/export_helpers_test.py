@@ -407,6 +407,11 @@ class OptionalInputsTest:
     assert len(np.unique(expected["probabilities"].numpy()[:, 0])) > 20
     np.testing.assert_allclose(
         found["probabilities"], expected["probabilities"], rtol=0, atol=1e-6)
+    short = signatures[0]["serve_texts"](
+        text_a=tf.constant(["", ""]), text_b=tf.constant(["", ""]))
+    np.testing.assert_allclose(
+        short["probabilities"], expected["probabilities"][40:42].numpy(),
+        rtol=0, atol=1e-6)
 
   def test_models_that_texts_do_not_fit_are_refused(self, tmp_path):
     for values, message in (

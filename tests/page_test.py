@@ -12,11 +12,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import ui
 
 from demo import predictor
-from tests import serving_runs
+from tests import served_models
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
 MOST_CHARACTERS = 2000
-# Each emoji is two units of JavaScript's strings, and one character of Python's.
+# Each emoji is two units of JavaScript's strings, one character of Python's.
 EMOJI = "\U0001f600\U0001f3f4\U0001f600 "
 MARKUP = ("the film <img src=x onerror=document.title='broken'> was good "
           "<b>great</b> &amp; </mark><script>document.title='broken'</script>")
@@ -24,6 +24,8 @@ MARKUP = ("the film <img src=x onerror=document.title='broken'> was good "
 pytestmark = pytest.mark.skipif(
     not (shutil.which(CHROMIUM) and shutil.which(DRIVER)),
     reason="no chromium and chromedriver: bash tests/setup_browser.sh")
+SQUAD = dict(max_seq_length=32, max_query_length=8, n_best_size=5,
+             version_2_with_negative=False)
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +33,22 @@ def exports(tiny_model, tmp_path_factory):
   """name -> folder of exports."""
   folder = tmp_path_factory.mktemp("page_exports")
   return {
-      "texts": serving_runs.export(
+      "texts": served_models.export(
           tiny_model, "classification", folder / "texts"),
-      "numbers": serving_runs.export(
+      "numbers": served_models.export(
           tiny_model, "regression", folder / "numbers"),
-      "squad": serving_runs.export(tiny_model, "squad", folder / "squad"),
+      "squad": served_models.export(
+          tiny_model, "squad", folder / "squad", **SQUAD),
       # No answer is always ahead of this threshold.
-      "unsure": serving_runs.export(
-          tiny_model, "squad", folder / "unsure", version_2_with_negative=True,
+      "unsure": served_models.export(
+          tiny_model, "squad", folder / "unsure",
+          **{**SQUAD, "version_2_with_negative": True},
           null_score_diff_threshold=-1e9)}
 
 
 @pytest.fixture(scope="module")
 def server(exports):
-  with serving_runs.server(
+  with served_models.Server(
       exports, f"--max_text_characters={MOST_CHARACTERS}") as found:
     yield found
 
@@ -278,7 +282,7 @@ class UseTest:
     assert not page.find("error").is_displayed()
 
   def test_server_that_is_gone_is_said(self, browser, exports):
-    with serving_runs.server({"texts": exports["texts"]}) as server:
+    with served_models.Server({"texts": exports["texts"]}) as server:
       page = Page(browser, server, "")
       assert not page.find("choice").is_displayed()  # There is one model.
       assert page.text("about").startswith("texts · 3 labels")

@@ -1,5 +1,7 @@
 """Tests of demo/predictor.py: its answers are those of the scripts."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -147,7 +149,7 @@ class LoadTest:
   def test_newest_export_is_taken_and_what_is_none_refused(
       self, exports, tmp_path):
     folder = exports["classification"][0]
-    (version,) = folder.iterdir()
+    (version,) = pathlib.Path(folder).iterdir()
     assert predictor.load(str(folder)).path == str(version)
     assert predictor.load(str(version)).path == str(version)
     with pytest.raises(ValueError, match="has no exported model"):

@@ -25,42 +25,53 @@ LABELS = {"classification": ["no", "maybe", "yes"], "regression": [],
 LENGTH = 24
 
 
-def make_exports(model, folder, kinds=tuple(LABELS), step=7):
-  """Exports tiny models with wide random weights.
+# Flags of an export beside the length.
+_VALUES = {
+    "squad": dict(doc_stride=8, max_query_length=6, n_best_size=4,
+                  max_answer_length=5, version_2_with_negative=True,
+                  null_score_diff_threshold=0.0),
+    "windows": dict(doc_stride=8, max_windows=6, window_pooling="max")}
+
+
+def export(model, kind, folder, step=7, **values):
+  """Exports a tiny model with wide random weights.
 
   Args:
     model: conftest.TinyModel.
-    folder: path.
-    kinds: names out of LABELS.
+    kind: string, key of LABELS.
+    folder: path, of the checkpoint; made where it is missing.
     step: int, what the weights are drawn with.
+    **values: flags of the export other than those of the kind.
+
+  Returns:
+    string, the folder of exports.
+  """
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  head = "classification" if kind == "windows" else kind
+  prefix = str(folder / f"model.ckpt-{step}")
+  export_helpers_test.save_model(model, head, prefix, step)
+  args = export_helpers_test.export_flags(folder, **{
+      "max_seq_length": LENGTH, **_VALUES.get(kind, {}), **values})
+  export_helpers.check(args)
+  build, pool = (windows_model(model) if kind == "windows" else
+                 (export_helpers_test.build_function(model, kind), None))
+  export_helpers.export(
+      args, build, {"task": kind, "kind": head, "labels": LABELS[kind],
+                    "do_lower_case": True},
+      model.vocab_file, model.bert_config_file, pool)
+  return str(folder / "export")
+
+
+def make_exports(model, folder, kinds=tuple(LABELS), step=7):
+  """Exports several kinds of models, see `export`.
 
   Returns:
     Dict kind -> (folder of exports, prefix of the checkpoint).
   """
-  found = {}
-  for kind in kinds:
-    place = pathlib.Path(folder) / kind
-    place.mkdir(parents=True, exist_ok=True)
-    head = "classification" if kind == "windows" else kind
-    prefix = str(place / f"model.ckpt-{step}")
-    export_helpers_test.save_model(model, head, prefix, step)
-    values = dict(max_seq_length=LENGTH)
-    if kind == "squad":
-      values.update(doc_stride=8, max_query_length=6, n_best_size=4,
-                    max_answer_length=5, version_2_with_negative=True,
-                    null_score_diff_threshold=0.0)
-    if kind == "windows":
-      values.update(doc_stride=8, max_windows=6, window_pooling="max")
-    args = export_helpers_test.export_flags(place, **values)
-    export_helpers.check(args)
-    build, pool = (windows_model(model) if kind == "windows" else
-                   (export_helpers_test.build_function(model, kind), None))
-    export_helpers.export(
-        args, build, {"task": kind, "kind": head, "labels": LABELS[kind],
-                      "do_lower_case": True},
-        model.vocab_file, model.bert_config_file, pool)
-    found[kind] = place / "export", prefix
-  return found
+  return {kind: (export(model, kind, pathlib.Path(folder) / kind, step),
+                 str(pathlib.Path(folder) / kind / f"model.ckpt-{step}"))
+          for kind in kinds}
 
 
 def windows_model(model):
@@ -85,25 +96,34 @@ class Server(object):
 
   Attributes:
     port: int, of gRPC.
+    rest_port: int.
     url: string, of REST.
     process: subprocess.Popen.
     lines: list of string, what it has printed.
   """
 
-  def __init__(self, *flags):
-    """Starts it; waits until it serves."""
+  def __init__(self, models, *flags):
+    """Starts it; waits until it serves.
+
+    Args:
+      models: folder of exports, or a dict of them by name.
+      *flags: further flags.
+    """
+    if isinstance(models, dict):
+      models = ",".join(f"{name}={path}" for name, path in models.items())
     self.lines = []
     self.process = subprocess.Popen(
-        [sys.executable, "-m", "demo.bert_server", "--port=0", "--rest_port=0",
-         *map(str, flags)], cwd="/", text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "demo.bert_server", f"--dir={models}",
+         "--port=0", "--rest_port=0", *map(str, flags)], cwd="/", text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": str(conftest.PROJECT)})
-    self.port, self.url = None, None
+    self.port = self.rest_port = self.url = None
     for line in self.process.stdout:
       self.lines.append(line)
       found = re.search(r"gRPC on (\S+):(\d+), REST on (\S+)", line)
       if found:
         self.port, self.url = int(found[2]), f"http://{found[3]}"
+        self.rest_port = int(found[3].split(":")[1])
         break
     assert self.port, "".join(self.lines)
     # A full pipe would stop it.
@@ -120,6 +140,10 @@ class Server(object):
     if self.process.poll() is None:
       self.process.kill()
       self.process.wait()
+
+  def client_flags(self):
+    """Flags by which demo.bert_client finds it."""
+    return [f"--port={self.port}", f"--rest_port={self.rest_port}"]
 
   def stop(self, number=signal.SIGTERM, timeout=60):
     """Asks it to end; returns (exit status, all it printed)."""

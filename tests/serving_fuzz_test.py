@@ -8,7 +8,6 @@ import random
 import grpc
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import export_helpers_test
 from tests import served_models
@@ -27,9 +26,8 @@ def server(tiny_model, tmp_path_factory):
       tiny_model, tmp_path_factory.mktemp("fuzzed"),
       ["classification", "squad"])
   with served_models.Server(
-      "--dir=" + ",".join(f"{kind}={path}"
-                          for kind, (path, _) in exports.items()),
-      "--batch=16", "--max_wait_ms=1", "--max_request_bytes=60000",
+      {kind: path for kind, (path, _) in exports.items()}, "--batch=16",
+      "--max_wait_ms=1", "--max_request_bytes=60000",
       "--request_timeout_s=20") as running:
     yield running
 

@@ -112,12 +112,15 @@ MAY_IMPORT = {
         "demo.export_helpers", "demo.runner_helpers", "demo.window_helpers",
         "run_classifier", "run_squad", "tokenization"},
     "demo/serving_errors.py": set(),
+    "demo/serving_graphs.py": {
+        "demo.export_helpers", "demo.runner_helpers", "demo.serving_batches"},
     "demo/serving_batches.py": {"demo.serving_errors"},
     "demo/serving_signatures.py": {
         "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
     "demo/serving_models.py": {
         "demo.export_helpers", "demo.predictor", "demo.serving_batches",
-        "demo.serving_errors", "demo.serving_signatures"},
+        "demo.serving_errors", "demo.serving_graphs",
+        "demo.serving_signatures"},
     "demo/serving_stats.py": {"demo.latency_helpers"},
     "demo/serving_dispatch.py": {"demo.serving_errors"},
     "demo/serving_messages.py": {"demo.serving_errors"},
@@ -171,7 +174,8 @@ TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
          "demo.review_variables", "demo.runs", "demo.runs_reader",
          "demo.runs_report", "demo.serve_demo", "demo.serve_steps",
          "demo.serving_batches", "demo.serving_dispatch",
-         "demo.serving_errors", "demo.serving_grpc", "demo.serving_messages",
+         "demo.serving_errors", "demo.serving_graphs", "demo.serving_grpc",
+         "demo.serving_messages",
          "demo.serving_models", "demo.serving_rest", "demo.serving_signatures",
          "demo.serving_stats", "demo.tfds_params", "demo.train"}
 TF1_NAMES = re.compile(
