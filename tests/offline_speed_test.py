@@ -9,7 +9,7 @@ from demo import bert_client
 from demo import offline_speed
 from demo import predictor
 from tests import conftest
-from tests import serving_runs
+from tests import served_models
 
 TEXTS = ["a good film", "bad", "the film was lovely and great", "dull", "so"]
 
@@ -18,8 +18,9 @@ class MeasureTest:
 
   def test_same_model_agrees_and_another_does_not(self, tiny_model, tmp_path):
     models = {
-        name: predictor.load(serving_runs.export(
-            tiny_model, "classification", tmp_path / name, step))
+        name: predictor.load(str(served_models.make_exports(
+            tiny_model, tmp_path / name, ["classification"], step)[
+                "classification"][0]))
         for name, step in (("one", 7), ("same", 7), ("other", 8))}
     report = offline_speed.measure(models, TEXTS, 2, 0.05)
     assert report["rows"] == 5 and report["batch"] == 2
@@ -63,7 +64,8 @@ class CompareTest:
 class MainTest:
 
   def test_prints_and_writes(self, tiny_model, tmp_path):
-    folder = serving_runs.export(tiny_model, "squad", tmp_path / "squad")
+    folder, _ = served_models.make_exports(
+        tiny_model, tmp_path, ["squad"])["squad"]
     items = [{"id": str(number), "question": "what is good ?",
               "context": "the film was good and great"} for number in range(3)]
     bert_client.Rows("squad", items).save(str(tmp_path / "rows"))
