@@ -58,7 +58,7 @@ class Host(collections.namedtuple("Host", ["name", "slots"])):
   """A server and how many ranks it takes."""
 
 
-def _end_with_parent():
+def end_with_parent():
   """In the new process: it gets SIGTERM should this program be killed."""
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -244,7 +244,7 @@ class _Launcher(object):
     self._process = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, preexec_fn=_end_with_parent)
+        errors="replace", start_new_session=True, preexec_fn=end_with_parent)
     try:
       if self.stopped_by is not None:  # While it was started.
         self._process.terminate()

@@ -112,10 +112,10 @@ class Predictor(object):
       yield batch
 
   def run(self, rows_of_items):
-    """Runs the model on a batch.
+    """Runs the model on a batch of items that `codec` encoded.
 
     Args:
-      rows_of_items: list of lists of rows, see `Encoded`.
+      rows_of_items: list of lists of Row, see `Encoded`.
 
     Returns:
       List with the outputs of each item: dict name -> array; the first

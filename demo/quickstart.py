@@ -30,7 +30,7 @@ import run_classifier
 FLAGS = flags.FLAGS
 
 _REQUIREMENTS = os.path.join("demo", "requirements-demo.txt")
-_DEMO_DATA = os.path.join("demo", "data")
+DEMO_DATA = os.path.join("demo", "data")
 _QUESTIONS_SHOWN = 5
 
 # Task -> folder as GLUE ships it, and what a 6-layer model needs.
@@ -115,7 +115,7 @@ def _data_dir():
       raise ValueError(
           f"--task_name={FLAGS.task_name} needs --glue_dir, the folder of "
           f"GLUE's task folders (make demo GLUE_DIR=... TASK=...).")
-    return _DEMO_DATA
+    return DEMO_DATA
   task, _ = run_classifier.find_processor(FLAGS.task_name)
   if task not in _TASKS:
     raise ValueError(f"--task_name={FLAGS.task_name}: known are "
@@ -170,11 +170,11 @@ def _load(path):
 def _answer_questions(model_dir, output_dir):
   """Fine-tunes run_squad.py, scores its answers and shows some."""
   start = time.monotonic()
-  dev_file = os.path.join(_DEMO_DATA, "squad_dev.json")
+  dev_file = os.path.join(DEMO_DATA, "squad_dev.json")
   _say(f"Fine-tuning on questions, {FLAGS.squad_epochs:g} epochs")
   _run_script(
       "run_squad.py", model_dir, output_dir, 160, "--do_train",
-      f"--train_file={os.path.join(_DEMO_DATA, 'squad_train.json')}",
+      f"--train_file={os.path.join(DEMO_DATA, 'squad_train.json')}",
       "--do_predict", "--do_eval", f"--predict_file={dev_file}",
       "--version_2_with_negative", "--doc_stride=64", "--max_query_length=32",
       "--train_batch_size=4", f"--num_train_epochs={FLAGS.squad_epochs}",
