@@ -510,7 +510,7 @@ def find_model(options):
   """
   until = time.monotonic() + options.wait
   models = client_helpers.fetch_models(options.host, options.rest_port)
-  while models is None and time.monotonic() < until:
+  while not _are_loaded(models, options.model) and time.monotonic() < until:
     time.sleep(0.2)
     models = client_helpers.fetch_models(options.host, options.rest_port)
   if models is None:
@@ -530,6 +530,18 @@ def find_model(options):
         if options.model else
         f"which --model? The server has {', '.join(found) or 'none'}.")
   return options.model, found[options.model]
+
+
+def _are_loaded(models, name):
+  """Whether a list of models is there, and the one of a name ready.
+
+  Args:
+    models: see `client_helpers.fetch_models`.
+    name: string; None for all of them.
+  """
+  return models is not None and not any(
+      model.get("state") == "LOADING" for model in models
+      if name in (None, model["name"]))
 
 
 def run(options):

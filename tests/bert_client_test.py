@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -254,6 +255,29 @@ class LoneQuestionTest:
            *asked], cwd=conftest.PROJECT, check=False, capture_output=True,
           text=True)
       assert run.returncode == 0, run.stderr
+
+
+class WaitTest:
+
+  def test_it_lasts_until_the_model_is_loaded(self, exports):
+    with socket.socket() as first, socket.socket() as second:
+      for taken in (first, second):
+        taken.bind(("127.0.0.1", 0))
+      ports = [f"--port={first.getsockname()[1]}",
+               f"--rest_port={second.getsockname()[1]}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "demo.bert_server", *ports,
+         f"--dir={exports['texts']}"], cwd=conftest.PROJECT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+      run = subprocess.run(
+          [sys.executable, "-m", "demo.bert_client", *ports, "--wait=100",
+           "--pair=good film"], cwd=conftest.PROJECT, stdout=subprocess.PIPE,
+          stderr=subprocess.STDOUT, text=True, check=False)
+      assert run.returncode == 0, run.stdout
+    finally:
+      process.kill()
+      process.wait()
 
 
 class OpenLoopTest:
