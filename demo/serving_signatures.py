@@ -11,6 +11,7 @@ that it shares with others.
 
 import collections
 import json
+import time
 
 from google.protobuf import message
 import numpy as np
@@ -75,7 +76,7 @@ class Signature(object):
         no time.
     """
     self._check(inputs)
-    rows, counts, state = self.encode(inputs)
+    rows, counts, state = self.encode(inputs, deadline)
     total = len(rows.lengths)
     if total > self._limits.max_rows:
       raise serving_errors.invalid(
@@ -92,8 +93,8 @@ class Signature(object):
   # Whether the rows of an item have one output.
   pools = False
 
-  def encode(self, inputs):
-    """Makes rows of the inputs.
+  def encode(self, inputs, deadline):
+    """Makes rows of the inputs; for `deadline` see `call`.
 
     Returns:
       (rows, counts, state): serving_batches.Rows, the number of rows of each
@@ -142,7 +143,8 @@ class IdsSignature(Signature):
     self.optional = {name for name in _UNREAD_INPUTS if name in inputs}
     self._sizes = sizes
 
-  def encode(self, inputs):
+  def encode(self, inputs, deadline):
+    del deadline
     ids, mask, segments = (inputs[name] for name in ROW_INPUTS)
     if not ids.shape == mask.shape == segments.shape:
       raise serving_errors.invalid(
@@ -190,7 +192,8 @@ class ExamplesSignature(Signature):
                      limits)
     self._sizes, self._length, self.pools = sizes, length, pools
 
-  def encode(self, inputs):
+  def encode(self, inputs, deadline):
+    del deadline
     found = [self._rows(record) for record in inputs["examples"]]
     ids, mask, segments = (np.concatenate(arrays) for arrays in zip(*found))
     check_rows(ids, mask, segments, self._sizes)
@@ -261,11 +264,19 @@ class _StringsSignature(Signature):
           f"is the most that is taken.")
     return text
 
-  def encode(self, inputs):
-    try:
-      encoded = [self._codec.encode(item) for item in self.items(inputs)]
-    except ValueError as error:
-      raise serving_errors.invalid(error) from None
+  def encode(self, inputs, deadline):
+    encoded = []
+    for item in self.items(inputs):
+      # Texts take seconds of a core where there are many of 100,000
+      # characters: no more of it than somebody waits for.
+      if deadline is not None and time.time() > deadline:
+        raise serving_errors.RequestError(
+            "DEADLINE_EXCEEDED",
+            "The request's time was over before its texts were tokenized.")
+      try:
+        encoded.append(self._codec.encode(item, self._limits.max_rows))
+      except ValueError as error:
+        raise serving_errors.invalid(error) from None
     rows = [row for item in encoded for row in item.rows]
     lengths = np.array([len(row.input_ids) for row in rows], np.int32)
     feed = {name: np.zeros([len(rows), lengths.max()], np.int32)
