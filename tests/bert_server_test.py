@@ -1,8 +1,10 @@
 """Tests of demo/bert_server.py as its clients see it: a process that serves."""
 
 import concurrent.futures
+import gzip
 import http.client
 import json
+import os
 import shutil
 import socket
 import threading
@@ -448,6 +450,33 @@ class WrongRequestsTest:
           "serve_texts"))
       assert status == "INVALID_ARGUMENT" and message in text
 
+  def test_context_of_too_many_windows_is_refused_early(self, server):
+    # One window every 8 tokens, 600 of them; the server takes 40 rows.
+    status, text = status_of(lambda: server.predict(
+        "squad", {"question": np.array([b"good?"], object),
+                  "context": np.array([b". " * 2500], object)},
+        "serve_questions"))
+    assert status == "INVALID_ARGUMENT"
+    assert "more than 40 windows" in text
+
+  def test_texts_are_not_tokenized_for_nobody(self, server):
+    def busy():
+      text = open(f"/proc/{server.process.pid}/stat").read()
+      return sum(map(int, text.rpartition(")")[2].split()[11:13])) / (
+          os.sysconf("SC_CLK_TCK"))
+
+    words = b" ".join([b"ab" * 98] * 25)
+    inputs = {"text_a": np.array([words] * 18, object)}
+    before = busy()
+    server.predict("classification", inputs, "serve_texts")
+    whole = busy() - before
+    before = busy()
+    status, _ = status_of(lambda: server.predict(
+        "classification", inputs, "serve_texts", timeout=0.02))
+    assert status == "DEADLINE_EXCEEDED"
+    time.sleep(2 * whole)
+    assert busy() - before < 0.5 * whole
+
   def test_bytes_that_are_no_message(self, server):
     for method in ("Predict", "Classify", "Regress", "GetModelMetadata"):
       call = server.channel.unary_unary(
@@ -509,6 +538,47 @@ class WrongRequestsTest:
     assert get(server, "/v1/models/squad:predict")[0] == 405
     assert post(server, "/healthz", {})[0] == 405
     assert get(server, "/v1/models/squad:x")[0] == 404
+
+  def test_head_is_as_get(self, server):
+    for path, status in (("/healthz", 200), ("/", 200), ("/metrics", 200),
+                         ("/v1/models/squad", 200), ("/v1/models/x", 404),
+                         ("/v1/models/squad:predict", 405), ("/x", 404)):
+      connection = http.client.HTTPConnection(
+          "127.0.0.1", server.rest_port, timeout=30)
+      connection.request("HEAD", path)
+      response = connection.getresponse()
+      assert response.status == status, path
+      assert int(response.headers["Content-Length"]) > 0
+      assert not response.read()
+      connection.close()
+
+  def test_compressed_bodies(self, server):
+    plain = json.dumps({"signature_name": "serve_texts", "instances": [
+        {"text_a": "good"}]}).encode()
+
+    def ask(body, coding="gzip"):
+      return fetch(urllib.request.Request(
+          server.url + "/v1/models/classification:predict", body,
+          {"Content-Encoding": coding}), 30)
+
+    assert ask(gzip.compress(plain)) == post(
+        server, "/v1/models/classification:predict", plain)
+    assert ask(plain, "identity")[0] == 200
+    assert ask(plain, "br")[0] == 415
+    assert ask(gzip.compress(b" " * 10_000_000))[0] == 413
+    for wrong in (plain, gzip.compress(plain)[:-3],
+                  gzip.compress(plain) + b"a", b""):
+      status, answer = ask(wrong)
+      assert status == 400 and "not gzip" in answer["error"]
+
+  def test_names_of_no_model_are_not_counted_one_by_one(self, server):
+    assert get(server, "/v1/models/ghost")[0] == 404
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "ghost"
+    assert status_of(lambda: model_service_pb2_grpc.ModelServiceStub(
+        server.channel).GetModelStatus(request, 30))[0] == "NOT_FOUND"
+    with urllib.request.urlopen(server.url + "/metrics") as response:
+      assert b"ghost" not in response.read()
 
 
 class SlowClientsTest:
