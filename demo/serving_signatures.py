@@ -11,6 +11,7 @@ that it shares with others.
 
 import collections
 import json
+import threading
 import time
 
 from google.protobuf import message
@@ -25,6 +26,10 @@ SERVE_TEXTS, SERVE_QUESTIONS = "serve_texts", "serve_questions"
 ROW_INPUTS = ("input_ids", "input_mask", "segment_ids")
 # Nothing depends on these inputs of the five-input form.
 _UNREAD_INPUTS = ("label_ids", "is_real_example")
+
+# Requests with more are tokenized one after the other.
+_MANY_CHARACTERS = 20000
+_LARGE = threading.Lock()
 
 # A tensor of a signature: tf.DType and shape, a tuple with None for a
 # dimension of any size.
@@ -264,12 +269,17 @@ class _StringsSignature(Signature):
           f"is the most that is taken.")
     return text
 
-  def encode(self, inputs, deadline):
-    encoded = []
-    for item in self.items(inputs):
-      # Texts take seconds of a core where there are many of 100,000
-      # characters: no more of it than somebody waits for.
-      if deadline is not None and time.time() > deadline:
+  def _encode_items(self, inputs, deadline):
+    """The predictor.Encoded of each item, as long as somebody waits."""
+    items, encoded = self.items(inputs), []
+    is_large = sum(len(text) for item in items for text in item) > (
+        _MANY_CHARACTERS)
+    for item in items:
+      left = threading.TIMEOUT_MAX if deadline is None else (
+          max(0.0, deadline - time.time()))
+      # Python runs one thread at a time: several large requests at once would
+      # leave small ones little of it.
+      if not left or (is_large and not _LARGE.acquire(timeout=left)):
         raise serving_errors.RequestError(
             "DEADLINE_EXCEEDED",
             "The request's time was over before its texts were tokenized.")
@@ -277,6 +287,13 @@ class _StringsSignature(Signature):
         encoded.append(self._codec.encode(item, self._limits.max_rows))
       except ValueError as error:
         raise serving_errors.invalid(error) from None
+      finally:
+        if is_large:
+          _LARGE.release()
+    return encoded
+
+  def encode(self, inputs, deadline):
+    encoded = self._encode_items(inputs, deadline)
     rows = [row for item in encoded for row in item.rows]
     lengths = np.array([len(row.input_ids) for row in rows], np.int32)
     feed = {name: np.zeros([len(rows), lengths.max()], np.int32)
