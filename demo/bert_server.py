@@ -10,13 +10,14 @@ its own answer. See docs/serving.md.
 """
 
 import asyncio
+import os
 import resource
 import signal
+import sys
 import time
 
 from absl import flags
 from absl import logging
-import tensorflow as tf
 
 from demo import script_helpers
 from demo import serving_batches
@@ -106,7 +107,16 @@ def main(argv):
   stats = serving_stats.Stats(store.queue)
   asyncio.run(_serve(FLAGS, store, stats))
   for line in stats.report():
+    _say(line)
+
+
+def _say(line):
+  """Prints a line (string); goes on in silence where nobody reads any more."""
+  try:
     print(f"bert_server: {line}", flush=True)
+  except OSError:  # As after `| head -1`: what is left would fail again.
+    with open(os.devnull, "wb") as nowhere:
+      os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _options(args):
@@ -155,6 +165,11 @@ def _raise_file_limit(connections):
         wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
+def _address(host, port):
+  """HOST:PORT, with the brackets that an address of IPv6 needs."""
+  return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def _serve(args, store, stats):
   """Loads, listens, and ends when a signal says so.
 
@@ -170,15 +185,15 @@ async def _serve(args, store, stats):
   dispatcher = serving_dispatch.Dispatcher(
       stats, args.max_queued_rows, args.request_timeout_s)
   grpc_server, health, port = await serving_grpc.start(
-      store, dispatcher, f"{args.host}:{args.port}", args.max_request_bytes)
+      store, dispatcher, _address(args.host, args.port),
+      args.max_request_bytes)
   try:
     rest = await _start(args, dispatcher, stats, store, health, port)
     tasks = [loop.create_task(_report(stats, store.queue))]
     if args.poll_seconds:
       tasks.append(loop.create_task(_refresh(store, args.poll_seconds)))
     await stop.wait()
-    print("bert_server: stopping; requests that were taken are answered.",
-          flush=True)
+    _say("stopping; requests that were taken are answered.")
     for task in tasks:
       task.cancel()
     await _stop(args, dispatcher, grpc_server, health, store, rest)
@@ -204,10 +219,10 @@ async def _start(args, dispatcher, stats, store, health, port):
             "max_bytes": args.max_request_bytes,
             "max_connections": args.max_connections,
             "timeout": args.request_timeout_s})
-    where = f", REST on {args.host}:{rest_port}"
+    where = f", REST on {_address(args.host, rest_port)}"
   await asyncio.get_running_loop().run_in_executor(None, store.load)
   await serving_grpc.set_health(health, store.names(), True)
-  print(f"bert_server: gRPC on {args.host}:{port}{where}", flush=True)
+  _say(f"gRPC on {_address(args.host, port)}{where}")
   return rest
 
 
@@ -234,8 +249,7 @@ async def _report(stats, queue):
     rate = stats.tick(now - before)
     before = now
     if rate or was_busy:
-      print(f"bert_server: {rate:.0f} inferences/s, {queue.rows} rows queued",
-            flush=True)
+      _say(f"{rate:.0f} inferences/s, {queue.rows} rows queued")
     was_busy = bool(rate)
 
 
@@ -246,7 +260,8 @@ async def _refresh(store, seconds):
     await asyncio.sleep(seconds)
     try:
       await loop.run_in_executor(None, store.refresh)
-    except (OSError, tf.errors.OpError) as error:  # A disk that is away.
+    except Exception as error:  # pylint: disable=broad-except
+      # A disk that is away. The next look may find what this one didn't.
       logging.error("Looking for newer models failed: %s", error)
 
 

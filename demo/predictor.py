@@ -207,12 +207,13 @@ class TextCodec(object):
           info["doc_stride"], info["max_windows"])
     self.has_windows = self._windows is not None
 
-  def encode(self, item):
+  def encode(self, item, max_rows=None):
     """Makes the rows of a text.
 
     Args:
       item: string, a pair of strings, or a dict with "text_a" and perhaps
         "text_b".
+      max_rows: unused; the export limits the windows of a text.
 
     Returns:
       Encoded.
@@ -220,6 +221,7 @@ class TextCodec(object):
     Raises:
       ValueError: it is something else.
     """
+    del max_rows
     if isinstance(item, dict):
       known = set(item) <= {"text_a", "text_b"} and "text_a" in item
       texts = (item.get("text_a"), item.get("text_b")) if known else None
@@ -269,17 +271,19 @@ class QuestionCodec(object):
     self._info = info
     self._tokenizer = tokenizer
 
-  def encode(self, item):
+  def encode(self, item, max_rows=None):
     """Makes the rows of a question.
 
     Args:
       item: pair of strings (question, context), or a dict with these keys.
+      max_rows: int or None, windows that the context may have. The work on
+        many grows with their square.
 
     Returns:
       Encoded; its state is (SquadExample, list of InputFeatures).
 
     Raises:
-      ValueError: it is something else.
+      ValueError: it is something else, or has more windows.
     """
     if isinstance(item, dict):
       known = set(item) == {"question", "context"}
@@ -291,10 +295,17 @@ class QuestionCodec(object):
                        f"{_shown(item)}.")
     example = run_squad.question_on(*texts)
     features = []
+
+    def keep(feature):
+      if len(features) == max_rows:
+        raise ValueError(f"The context has more than {max_rows} windows, "
+                         f"the most that is taken.")
+      features.append(feature)
+
     run_squad.convert_examples_to_features(
         [example], self._tokenizer, self._info["max_seq_length"],
         self._info["doc_stride"], self._info["max_query_length"], False,
-        features.append)
+        keep)
     if not features:
       raise ValueError(f"The context has no word: {_shown(item)}.")
     rows = [row for feature in features

@@ -183,10 +183,10 @@ class Services(object):
     """GetModelStatus: which versions there are."""
     del deadline
     request = _parse(get_model_status_pb2.GetModelStatusRequest, data)
+    found = serving_messages.status_response(
+        self._store, request.model_spec.name, _version(request.model_spec))
     call.model = request.model_spec.name
-    return serving_messages.status_response(
-        self._store, request.model_spec.name, _version(request.model_spec)
-        ).SerializeToString()
+    return found.SerializeToString()
 
   def _model(self, spec, call):
     """The model that a ModelSpec names; notes its name."""

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import threading
+import weakref
 
 from absl import logging
 import numpy as np
@@ -206,6 +207,7 @@ class ModelStore(object):
     self._made_with = (options, limits, threads)
     self._models = {}
     self._states = {name: {} for name in folders}
+    self._left = []  # Functions that return a model that went, or None.
     self._lock = threading.Lock()
 
   def names(self):
@@ -282,8 +284,19 @@ class ModelStore(object):
           logging.error("model %s: version %d can't be loaded, %d stays: %s",
                         name, version, self._models[name].version, text)
         self._set(name, version, State(END, text))
-    # What is no longer used lies in circles of references.
-    gc.collect()
+        self._left.append(lambda: None)
+    self._collect()
+
+  def _collect(self):
+    """Frees what models that went have left: circles of references.
+
+    It stops all requests for 0.2 s, so not where there is nothing.
+    """
+    if self._left:
+      # Those that still answer a request have their turn later.
+      used = [model for model in self._left if model() is not None]
+      gc.collect()
+      self._left = used
 
   def _load(self, name, version, path):
     """Loads a version and puts it in the place of the one before."""
@@ -295,6 +308,7 @@ class ModelStore(object):
     self._set(name, version, State(AVAILABLE, None))
     if before is not None:
       self._set(name, before.version, State(END, None))
+      self._left.append(weakref.ref(before))
     logging.info("model %s: version %d of %s", name, version, path)
 
   def _set(self, name, version, state):

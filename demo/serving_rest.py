@@ -17,6 +17,7 @@ import binascii
 import functools
 import json
 import os
+import zlib
 
 from absl import logging
 from google.protobuf import json_format
@@ -170,6 +171,10 @@ class Handler(tornado.web.RequestHandler):
 
   post = get
 
+  def head(self, *args):
+    """As GET, of which tornado leaves out the body."""
+    return self.get(*args)
+
   async def answer(self, work):
     """Runs a function of a Call and the deadline on a thread.
 
@@ -198,6 +203,17 @@ class ModelHandler(Handler):
             "regress": regress}[method]
     body = b"".join(self._chunks)
     self._chunks.clear()
+    coding = self.request.headers.get("Content-Encoding", "identity").lower()
+    if coding == "gzip":
+      try:
+        body = gunzip(body, self._max_bytes)
+      except serving_errors.RequestError as error:
+        self.fail(413 if error.status == "RESOURCE_EXHAUSTED" else 400,
+                  error.message)
+        return
+    elif coding != "identity":
+      self.fail(415, f"Content-Encoding {coding} is not taken; gzip is.")
+      return
     await self.answer(functools.partial(
         work, self.store, name, version, body))
 
@@ -208,9 +224,10 @@ class StatusHandler(Handler):
   async def get(self, name, version):
     def status(call, deadline):
       del deadline
-      call.model = name
-      return _message_json(serving_messages.status_response(
-          self.store, name, _version(version)))
+      found = serving_messages.status_response(
+          self.store, name, _version(version))
+      call.model = name  # Names that are no model's must not be counted.
+      return _message_json(found)
     await self.answer(status)
 
   post = Handler.no_post
@@ -347,6 +364,29 @@ def regress(store, name, version, body, call, deadline):
   outputs, call.rows, call.batches = model.call_examples(
       _examples(_parse(body)), store.queue, deadline)
   return _json({"results": np.ravel(next(iter(outputs.values()))).tolist()})
+
+
+def gunzip(body, max_bytes):
+  """The bytes of a compressed body.
+
+  Args:
+    body: bytes.
+    max_bytes: int, of the result; no more than that are ever held.
+
+  Raises:
+    serving_errors.RequestError: there are more, or `body` is not gzip.
+  """
+  reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+  try:
+    found = reader.decompress(body, max_bytes + 1)
+  except zlib.error:
+    found = None
+  if found is not None and len(found) > max_bytes:
+    raise serving_errors.RequestError(
+        "RESOURCE_EXHAUSTED", f"The request is larger than {max_bytes} bytes.")
+  if found is None or not reader.eof or reader.unused_data:
+    raise serving_errors.invalid("The request is not gzip, as it says.")
+  return found
 
 
 def _parse(body):

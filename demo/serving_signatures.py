@@ -11,6 +11,8 @@ that it shares with others.
 
 import collections
 import json
+import threading
+import time
 
 from google.protobuf import message
 import numpy as np
@@ -24,6 +26,10 @@ SERVE_TEXTS, SERVE_QUESTIONS = "serve_texts", "serve_questions"
 ROW_INPUTS = ("input_ids", "input_mask", "segment_ids")
 # Nothing depends on these inputs of the five-input form.
 _UNREAD_INPUTS = ("label_ids", "is_real_example")
+
+# Requests with more are tokenized one after the other.
+_MANY_CHARACTERS = 20000
+_LARGE = threading.Lock()
 
 # A tensor of a signature: tf.DType and shape, a tuple with None for a
 # dimension of any size.
@@ -75,7 +81,7 @@ class Signature(object):
         no time.
     """
     self._check(inputs)
-    rows, counts, state = self.encode(inputs)
+    rows, counts, state = self.encode(inputs, deadline)
     total = len(rows.lengths)
     if total > self._limits.max_rows:
       raise serving_errors.invalid(
@@ -92,8 +98,8 @@ class Signature(object):
   # Whether the rows of an item have one output.
   pools = False
 
-  def encode(self, inputs):
-    """Makes rows of the inputs.
+  def encode(self, inputs, deadline):
+    """Makes rows of the inputs; for `deadline` see `call`.
 
     Returns:
       (rows, counts, state): serving_batches.Rows, the number of rows of each
@@ -142,7 +148,8 @@ class IdsSignature(Signature):
     self.optional = {name for name in _UNREAD_INPUTS if name in inputs}
     self._sizes = sizes
 
-  def encode(self, inputs):
+  def encode(self, inputs, deadline):
+    del deadline
     ids, mask, segments = (inputs[name] for name in ROW_INPUTS)
     if not ids.shape == mask.shape == segments.shape:
       raise serving_errors.invalid(
@@ -190,7 +197,8 @@ class ExamplesSignature(Signature):
                      limits)
     self._sizes, self._length, self.pools = sizes, length, pools
 
-  def encode(self, inputs):
+  def encode(self, inputs, deadline):
+    del deadline
     found = [self._rows(record) for record in inputs["examples"]]
     ids, mask, segments = (np.concatenate(arrays) for arrays in zip(*found))
     check_rows(ids, mask, segments, self._sizes)
@@ -261,11 +269,31 @@ class _StringsSignature(Signature):
           f"is the most that is taken.")
     return text
 
-  def encode(self, inputs):
-    try:
-      encoded = [self._codec.encode(item) for item in self.items(inputs)]
-    except ValueError as error:
-      raise serving_errors.invalid(error) from None
+  def _encode_items(self, inputs, deadline):
+    """The predictor.Encoded of each item, as long as somebody waits."""
+    items, encoded = self.items(inputs), []
+    is_large = sum(len(text) for item in items for text in item) > (
+        _MANY_CHARACTERS)
+    for item in items:
+      left = threading.TIMEOUT_MAX if deadline is None else (
+          max(0.0, deadline - time.time()))
+      # Python runs one thread at a time: several large requests at once would
+      # leave small ones little of it.
+      if not left or (is_large and not _LARGE.acquire(timeout=left)):
+        raise serving_errors.RequestError(
+            "DEADLINE_EXCEEDED",
+            "The request's time was over before its texts were tokenized.")
+      try:
+        encoded.append(self._codec.encode(item, self._limits.max_rows))
+      except ValueError as error:
+        raise serving_errors.invalid(error) from None
+      finally:
+        if is_large:
+          _LARGE.release()
+    return encoded
+
+  def encode(self, inputs, deadline):
+    encoded = self._encode_items(inputs, deadline)
     rows = [row for item in encoded for row in item.rows]
     lengths = np.array([len(row.input_ids) for row in rows], np.int32)
     feed = {name: np.zeros([len(rows), lengths.max()], np.int32)

@@ -1,10 +1,15 @@
 """Tests of demo/bert_server.py as its clients see it: a process that serves."""
 
 import concurrent.futures
+import gzip
 import http.client
 import json
+import os
+import pathlib
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -30,6 +35,15 @@ from tests import served_models
 
 pytestmark = pytest.mark.slow
 LENGTH = served_models.LENGTH
+
+
+def _has_ipv6():
+  """Whether this machine has the loopback address of IPv6."""
+  try:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6):
+      return True
+  except OSError:
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +93,13 @@ def status_of(call):
   with pytest.raises(grpc.RpcError) as caught:
     call()
   return caught.value.code().name, caught.value.details()
+
+
+def busy(server):
+  """Seconds of a core that a server has taken."""
+  text = pathlib.Path(f"/proc/{server.process.pid}/stat").read_text()
+  return sum(map(int, text.rpartition(")")[2].split()[11:13])) / (
+      os.sysconf("SC_CLK_TCK"))
 
 
 def offline(exports, kind, rows, signature="serving_default"):
@@ -484,6 +505,28 @@ class WrongRequestsTest:
           "serve_texts"))
       assert status == "INVALID_ARGUMENT" and message in text
 
+  def test_context_of_too_many_windows_is_refused_early(self, server):
+    # One window every 8 tokens, 600 of them; the server takes 40 rows.
+    status, text = status_of(lambda: server.predict(
+        "squad", {"question": np.array([b"good?"], object),
+                  "context": np.array([b". " * 2500], object)},
+        "serve_questions"))
+    assert status == "INVALID_ARGUMENT"
+    assert "more than 40 windows" in text
+
+  def test_texts_are_not_tokenized_for_nobody(self, server):
+    words = b" ".join([b"ab" * 98] * 25)
+    inputs = {"text_a": np.array([words] * 18, object)}
+    before = busy(server)
+    server.predict("classification", inputs, "serve_texts")
+    whole = busy(server) - before
+    before = busy(server)
+    status, _ = status_of(lambda: server.predict(
+        "classification", inputs, "serve_texts", timeout=0.02))
+    assert status == "DEADLINE_EXCEEDED"
+    time.sleep(2 * whole)
+    assert busy(server) - before < 0.5 * whole
+
   def test_bytes_that_are_no_message(self, server):
     for method in ("Predict", "Classify", "Regress", "GetModelMetadata"):
       call = server.channel.unary_unary(
@@ -546,6 +589,47 @@ class WrongRequestsTest:
     assert post(server, "/healthz", {})[0] == 405
     assert get(server, "/v1/models/squad:x")[0] == 404
 
+  def test_head_is_as_get(self, server):
+    for path, status in (("/healthz", 200), ("/", 200), ("/metrics", 200),
+                         ("/v1/models/squad", 200), ("/v1/models/x", 404),
+                         ("/v1/models/squad:predict", 405), ("/x", 404)):
+      connection = http.client.HTTPConnection(
+          "127.0.0.1", server.rest_port, timeout=30)
+      connection.request("HEAD", path)
+      response = connection.getresponse()
+      assert response.status == status, path
+      assert int(response.headers["Content-Length"]) > 0
+      assert not response.read()
+      connection.close()
+
+  def test_compressed_bodies(self, server):
+    plain = json.dumps({"signature_name": "serve_texts", "instances": [
+        {"text_a": "good"}]}).encode()
+
+    def ask(body, coding="gzip"):
+      return fetch(urllib.request.Request(
+          server.url + "/v1/models/classification:predict", body,
+          {"Content-Encoding": coding}), 30)
+
+    assert ask(gzip.compress(plain)) == post(
+        server, "/v1/models/classification:predict", plain)
+    assert ask(plain, "identity")[0] == 200
+    assert ask(plain, "br")[0] == 415
+    assert ask(gzip.compress(b" " * 10_000_000))[0] == 413
+    for wrong in (plain, gzip.compress(plain)[:-3],
+                  gzip.compress(plain) + b"a", b""):
+      status, answer = ask(wrong)
+      assert status == 400 and "not gzip" in answer["error"]
+
+  def test_names_of_no_model_are_not_counted_one_by_one(self, server):
+    assert get(server, "/v1/models/ghost")[0] == 404
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = "ghost"
+    assert status_of(lambda: model_service_pb2_grpc.ModelServiceStub(
+        server.channel).GetModelStatus(request, 30))[0] == "NOT_FOUND"
+    with urllib.request.urlopen(server.url + "/metrics") as response:
+      assert b"ghost" not in response.read()
+
 
 class SlowClientsTest:
 
@@ -586,7 +670,44 @@ class SlowClientsTest:
       assert get(server, "/healthz")[0] == 200
 
 
+class AddressTest:
+
+  @pytest.mark.skipif(not _has_ipv6(), reason="no IPv6")
+  def test_ipv6(self, exports):
+    with served_models.Server(
+        exports["classification"][0], "--host=::1") as server:
+      assert server.url.startswith("http://[::1]:")
+      assert get(server, "/healthz")[0] == 200
+      with grpc.insecure_channel(f"[::1]:{server.port}") as channel:
+        health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), 30)
+
+
 class StopTest:
+
+  def test_output_that_nobody_reads_stops_nothing(self, exports, tmp_path):
+    log = tmp_path / "log"
+    with open(log, "w") as errors:
+      process = subprocess.Popen(
+          [sys.executable, "-m", "demo.bert_server", "--port=0",
+           "--rest_port=0", f"--dir={exports['classification'][0]}"], cwd="/",
+          stdout=subprocess.PIPE, stderr=errors, text=True,
+          env={**os.environ, "PYTHONPATH": str(conftest.PROJECT)})
+    try:
+      url = "http://" + process.stdout.readline().rpartition(" ")[2].strip()
+      process.stdout.close()
+      for _ in range(2):
+        with urllib.request.urlopen(
+            url + "/v1/models/bert:predict", json.dumps({
+                "signature_name": "serve_texts",
+                "instances": [{"text_a": "good"}]}).encode()) as response:
+          assert response.status == 200
+        time.sleep(1.2)  # A line is due.
+      process.terminate()
+      assert process.wait(30) == 0
+    finally:
+      process.kill()
+    assert "Traceback" not in log.read_text()
 
   def test_no_request_that_was_taken_is_lost(self, exports, tiny_model):
     rows = served_models.token_rows(tiny_model.vocab_size, [9] * 4)
@@ -638,6 +759,14 @@ class StopTest:
 
 
 class ReloadTest:
+
+  def test_looking_for_versions_costs_little(self, exports):
+    with served_models.Server(
+        exports["classification"][0], "--poll_seconds=0.1") as server:
+      time.sleep(1.0)
+      before = busy(server)
+      time.sleep(2.0)
+      assert busy(server) - before < 0.5
 
   def test_newer_version_takes_over_without_an_error(
       self, exports, tiny_model, tmp_path):

@@ -123,7 +123,7 @@ class Server(object):
       found = re.search(r"gRPC on (\S+):(\d+), REST on (\S+)", line)
       if found:
         self.port, self.url = int(found[2]), f"http://{found[3]}"
-        self.rest_port = int(found[3].split(":")[1])
+        self.rest_port = int(found[3].rpartition(":")[2])
         break
     assert self.port, "".join(self.lines)
     # A full pipe would stop it.
