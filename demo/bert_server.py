@@ -29,6 +29,7 @@ from demo import serving_signatures
 from demo import serving_stats
 
 FLAGS = flags.FLAGS
+_FAREWELL_SECONDS = 0.3
 _SPARE_FILES = 100  # File descriptors for what is no REST connection.
 
 
@@ -188,7 +189,10 @@ async def _serve(args, store, stats):
       store, dispatcher, _address(args.host, args.port),
       args.max_request_bytes)
   try:
-    rest = await _start(args, dispatcher, stats, store, health, port)
+    starting = loop.create_task(
+        _start(args, dispatcher, stats, store, health, port))
+    await _until(starting, stop)
+    rest = starting.result()
     tasks = [loop.create_task(_report(stats, store.queue))]
     if args.poll_seconds:
       tasks.append(loop.create_task(_refresh(store, args.poll_seconds)))
@@ -200,6 +204,20 @@ async def _serve(args, store, stats):
   finally:
     # A server that is left to the garbage collector keeps the process alive.
     await grpc_server.stop(0)
+
+
+async def _until(starting, stop):
+  """Waits for the start, or ends the process where it is to stop before.
+
+  Nothing was taken yet, and a load can't be interrupted.
+  """
+  stopping = asyncio.get_running_loop().create_task(stop.wait())
+  await asyncio.wait({starting, stopping},
+                     return_when=asyncio.FIRST_COMPLETED)
+  if not starting.done():
+    _say("stopped before the models were loaded.")
+    os._exit(0)  # pylint: disable=protected-access
+  stopping.cancel()
 
 
 async def _start(args, dispatcher, stats, store, health, port):
@@ -231,11 +249,13 @@ async def _stop(args, dispatcher, grpc_server, health, store, rest):
   await serving_grpc.set_health(health, store.names(), False)
   if rest:
     rest.stop()
-  # What is on its way in is let in: a client can't know yet.
-  await grpc_server.stop(args.grace_s)
   if not await dispatcher.drain(args.grace_s):
     logging.warning("%d requests were not answered within --grace_s=%g.",
                     dispatcher.running, args.grace_s)
+  # gRPC would cancel what comes in while it stops; until then who comes is told
+  # that it can go elsewhere.
+  await asyncio.sleep(_FAREWELL_SECONDS)
+  await grpc_server.stop(1.0)
   if rest:
     await serving_rest.stop(rest, 1.0)
 

@@ -122,14 +122,20 @@ class Predictor(object):
       dimension is that of its rows, and gone where windows are pooled.
     """
     counts = [len(rows) for rows in rows_of_items]
-    feed = batch_of_rows(list(itertools.chain.from_iterable(rows_of_items)),
-                         self._runner.specs)
+    rows = list(itertools.chain.from_iterable(rows_of_items))
     if self.codec.has_windows:
+      feed = batch_of_rows(rows, self._runner.specs)
       feed["texts"] = np.repeat(np.arange(len(counts)), counts)
-    outputs = self._runner.run(feed)
-    if self.codec.has_windows:
+      outputs = self._runner.run(feed)
       return [{name: array[number] for name, array in outputs.items()}
               for number in range(len(counts))]
+    # A compiled model may take so many rows and no more.
+    size = self._runner.specs["input_ids"].shape[0] or len(rows)
+    parts = [self._runner.run(batch_of_rows(
+        rows[start:start + size], self._runner.specs))
+             for start in range(0, len(rows), size)]
+    outputs = {name: [row for part in parts for row in part[name]]
+               for name in self._runner.outputs}
     starts = np.cumsum([0] + counts)
     return [{name: array[start:end] for name, array in outputs.items()}
             for start, end in zip(starts, starts[1:])]

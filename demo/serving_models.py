@@ -13,6 +13,7 @@ import json
 import os
 import re
 import threading
+import time
 import weakref
 
 from absl import logging
@@ -27,6 +28,7 @@ from demo import serving_graphs
 from demo import serving_signatures
 
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+_LONGEST_PAUSE = 60.0  # Seconds.
 # Words of TensorFlow Serving.
 LOADING, AVAILABLE, END = "LOADING", "AVAILABLE", "END"
 
@@ -207,6 +209,8 @@ class ModelStore(object):
     self._made_with = (options, limits, threads)
     self._models = {}
     self._states = {name: {} for name in folders}
+    # (name, version) that failed -> (when to try again, seconds until then).
+    self._failures = {}
     self._left = []  # Functions that return a model that went, or None.
     self._lock = threading.Lock()
 
@@ -266,26 +270,42 @@ class ModelStore(object):
     """Loads what is newer than what is served.
 
     Of a version that can't be loaded, as when it is still being copied, the
-    log says so; it is tried again at the next call.
+    log says so; it is tried again after a second, two, four, up to a minute.
     """
     for name, folder in self._folders.items():
       if export_helpers.is_export(folder):
         continue
       found = export_helpers.versions(folder)
-      if not found or found[-1] <= self._models[name].version:
-        continue
-      version, path = _newest(folder)
-      before = self.states(name).get(version)
-      try:
-        self._load(name, version, path)
-      except Exception as error:  # pylint: disable=broad-except
-        text = str(error).splitlines()[0]
-        if before is None or before.error != text:
-          logging.error("model %s: version %d can't be loaded, %d stays: %s",
-                        name, version, self._models[name].version, text)
-        self._set(name, version, State(END, text))
-        self._left.append(lambda: None)
+      self._forget_failures(name, found)
+      if found and found[-1] > self._models[name].version:
+        self._try(name, *_newest(folder))
     self._collect()
+
+  def _try(self, name, version, path):
+    """Loads a version if it is time to; notes it if that fails."""
+    again, pause = self._failures.get((name, version), (0.0, 0.5))
+    if time.monotonic() < again:
+      return
+    before = self.states(name).get(version)
+    try:
+      self._load(name, version, path)
+    except Exception as error:  # pylint: disable=broad-except
+      text = (str(error).splitlines() or [repr(error)])[0]
+      if before is None or before.error != text:
+        logging.error("model %s: version %d can't be loaded, %d stays: %s",
+                      name, version, self._models[name].version, text)
+      self._set(name, version, State(END, text))
+      pause = min(2 * pause, _LONGEST_PAUSE)
+      self._failures[name, version] = (time.monotonic() + pause, pause)
+      self._left.append(lambda: None)
+
+  def _forget_failures(self, name, versions):
+    """Forgets versions that failed and are no longer there."""
+    for key in [key for key in self._failures
+                if key[0] == name and key[1] not in versions]:
+      del self._failures[key]
+      with self._lock:
+        self._states[name].pop(key[1], None)
 
   def _collect(self):
     """Frees what models that went have left: circles of references.

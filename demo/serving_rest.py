@@ -25,6 +25,7 @@ import numpy as np
 import prometheus_client
 import tensorflow as tf
 import tornado.httpserver
+import tornado.iostream
 import tornado.netutil
 import tornado.web
 
@@ -52,7 +53,7 @@ def start(store, dispatcher, stats, host, port, limits):
     host: string.
     port: int, 0 for any.
     limits: dict, "max_bytes" of a request, "max_connections",
-      "timeout" (seconds for a header, and for a body).
+      "timeout" (seconds for a header, a body, and an answer to be read).
 
   Returns:
     (server, port): Server, int.
@@ -61,7 +62,7 @@ def start(store, dispatcher, stats, host, port, limits):
     ValueError: the address can't be had.
   """
   shared = dict(store=store, dispatcher=dispatcher, stats=stats,
-                max_bytes=limits["max_bytes"])
+                max_bytes=limits["max_bytes"], timeout=limits["timeout"])
   application = tornado.web.Application([
       (_MODEL + r":(predict|classify|regress)", ModelHandler, shared),
       (_MODEL, StatusHandler, shared),
@@ -108,10 +109,10 @@ class Server(tornado.httpserver.HTTPServer):
 class Handler(tornado.web.RequestHandler):
   """What all paths have in common; itself it is the answer to unknown ones."""
 
-  def initialize(self, store, dispatcher, stats, max_bytes):
+  def initialize(self, store, dispatcher, stats, max_bytes, timeout):
     """Takes what `start` makes."""
     self.store, self.dispatcher, self.stats = store, dispatcher, stats
-    self._max_bytes = max_bytes
+    self._max_bytes, self._timeout = max_bytes, timeout
     self._chunks, self._received = [], 0
 
   def set_default_headers(self):
@@ -186,7 +187,13 @@ class Handler(tornado.web.RequestHandler):
       self.fail(serving_errors.HTTP_STATUS[error.status], error.message)
       return
     self.set_header("Content-Type", "application/json; charset=utf-8")
-    self.finish(content)
+    try:
+      await asyncio.wait_for(
+          asyncio.shield(self.finish(content)), self._timeout)
+    except asyncio.TimeoutError:  # A client that does not read.
+      self.request.connection.close()
+    except tornado.iostream.StreamClosedError:  # One that has gone.
+      pass
 
   def no_post(self, *args):
     raise tornado.web.HTTPError(405)

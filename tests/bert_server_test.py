@@ -29,6 +29,9 @@ from tensorflow_serving.apis import regression_pb2
 
 from demo import export_helpers
 from demo import predictor
+from demo import serving_batches
+from demo import serving_models
+from demo import serving_signatures
 from tests import conftest
 from tests import export_helpers_test
 from tests import served_models
@@ -758,6 +761,28 @@ class StopTest:
       assert word in output
 
 
+  def test_it_does_not_wait_for_a_load(self, exports):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      port = free.getsockname()[1]
+    with subprocess.Popen(
+        [sys.executable, "-m", "demo.bert_server", f"--port={port}",
+         "--rest_port=0", f"--dir={exports['squad'][0]}"],
+        cwd=conftest.PROJECT, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True) as process:
+      while process.poll() is None:  # It listens before it loads.
+        try:
+          socket.create_connection(("127.0.0.1", port), 1).close()
+          break
+        except OSError:
+          time.sleep(0.02)
+      process.terminate()
+      output = process.stdout.read()
+      assert process.wait() == 0, output
+    assert "stopped before the models were loaded" in output
+    assert "gRPC on" not in output
+
+
 class ReloadTest:
 
   def test_looking_for_versions_costs_little(self, exports):
@@ -818,6 +843,30 @@ class ReloadTest:
     assert status == 0
     assert output.count("version 6 can't be loaded, 5 stays") >= 1
     assert "model a.b: version 7 of" in output
+
+  def test_version_that_fails_is_tried_less_and_less(
+      self, exports, tiny_model, tmp_path, monkeypatch):
+    shutil.copytree(export_helpers.find_export(exports["squad"][0]),
+                    tmp_path / "5")
+    store = serving_models.ModelStore(
+        {"a": str(tmp_path)}, serving_batches.Options(
+            4, 0.0, 1, 64, None, None), serving_signatures.Limits(64, 100))
+    store.load()
+    (tmp_path / "6").mkdir()
+    (tmp_path / "6" / "saved_model.pb").write_bytes(b"")
+    now, tried = [1000.0], []
+    monkeypatch.setattr(serving_models.time, "monotonic", lambda: now[0])
+    load = store._load
+    monkeypatch.setattr(store, "_load", lambda *args: (
+        tried.append(now[0] - 1000.0), load(*args)))
+    while now[0] < 1130:
+      store.refresh()
+      now[0] += 0.5
+    assert tried == [0, 1, 3, 7, 15, 31, 63, 123]
+    assert store.states("a")[6].error
+    shutil.rmtree(tmp_path / "6")
+    store.refresh()
+    assert list(store.states("a")) == [5]
 
 
 class RefusedStartTest:

@@ -339,7 +339,7 @@ class ShapeTest:
     assert_same("classification", rows, serve(**tensors(rows)),
                 signatures(path)["serving_default"](**tensors(rows)))
     items = ["good", "bad film", "the food was awful", "a"]
-    found, expected = (predictor.load(x, 3)(items) for x in (target, path))
+    found, expected = (predictor.load(x)(items) for x in (target, path))
     for one, other in zip(found, expected):
       assert one["probabilities"] == pytest.approx(
           other["probabilities"], abs=1e-5)
