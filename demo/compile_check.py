@@ -220,6 +220,20 @@ def processor():
           "onednn": bool(_pywrap_util_port.IsMklEnabled())}
 
 
+def slow_bf16(computer):
+  """Why bfloat16 is not fast here (string); None where it is.
+
+  Args:
+    computer: dict, see `processor`.
+  """
+  if not computer["bf16"]:
+    return "bfloat16 is fast on processors that have it; this one doesn't."
+  if not computer["onednn"]:
+    return ("bfloat16 is fast on processors that have it, with oneDNN on: "
+            "export TF_ENABLE_ONEDNN_OPTS=1")
+  return None
+
+
 def lines(report):
   """The report as lines to print."""
   spent, size = report["ms_per_batch"], report["bytes"]
@@ -237,8 +251,5 @@ def lines(report):
   yield (f"Processor: {computer['name']}, "
          f"{'with' if computer['bf16'] else 'without'} bfloat16; oneDNN is "
          f"{'on' if computer['onednn'] else 'off'}")
-  if report["dtype"] == "bfloat16" and not (
-      computer["bf16"] and computer["onednn"]):
-    yield ("bfloat16 is fast on processors that have it, with oneDNN on: "
-           "export TF_ENABLE_ONEDNN_OPTS=1" if computer["bf16"] else
-           "bfloat16 is fast on processors that have it; this one doesn't.")
+  if report["dtype"] == "bfloat16" and slow_bf16(computer):
+    yield slow_bf16(computer)

@@ -20,6 +20,7 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from demo import compile_check
 from demo import export_helpers
 from demo import predictor
 from demo import serving_batches
@@ -88,6 +89,10 @@ class Model(object):
         {key: (_specs(signature.inputs), _specs(signature.outputs))
          for key, signature in graph.signatures.items()},
         batchers, sizes, limits)
+    slow = (self.info.get("precision") == "bf16" and
+            compile_check.slow_bf16(compile_check.processor()))
+    if slow:
+      logging.warning("model %s: %s", name, slow)
     for batcher in batchers.values():
       batcher.warm_up()
 

@@ -118,7 +118,7 @@ MAY_IMPORT = {
     "demo/serving_signatures.py": {
         "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
     "demo/serving_models.py": {
-        "demo.export_helpers", "demo.predictor", "demo.serving_batches",
+        "demo.compile_check", "demo.export_helpers", "demo.predictor", "demo.serving_batches",
         "demo.serving_errors", "demo.serving_graphs",
         "demo.serving_signatures"},
     "demo/serving_stats.py": {"demo.latency_helpers"},
