@@ -247,16 +247,15 @@ async def _start(args, dispatcher, stats, store, health, port):
 async def _stop(args, dispatcher, grpc_server, health, store, rest):
   """Answers what was taken and ends; see `_serve`."""
   await serving_grpc.set_health(health, store.names(), False)
-  if rest:
-    rest.stop()
   if not await dispatcher.drain(args.grace_s):
     logging.warning("%d requests were not answered within --grace_s=%g.",
                     dispatcher.running, args.grace_s)
-  # gRPC would cancel what comes in while it stops; until then who comes is told
-  # that it can go elsewhere.
+  # What comes in while a listener closes is cut off. Until then who comes is
+  # told to go elsewhere.
   await asyncio.sleep(_FAREWELL_SECONDS)
   await grpc_server.stop(1.0)
   if rest:
+    rest.stop()
     await serving_rest.stop(rest, 1.0)
 
 

@@ -422,7 +422,7 @@ class ManyClientsTest:
       begin = time.monotonic()
       assert status_of(lambda: server.predict("bert", rows, timeout=0.2))[
           0] == "DEADLINE_EXCEEDED"
-      assert time.monotonic() - begin < 0.7
+      assert time.monotonic() - begin < 0.95  # The batch waits for a second.
       assert post(server, "/v1/models/bert:predict", {"inputs": {
           name: array.tolist() for name, array in rows.items()}})[0] == 504
       time.sleep(1.5)
