@@ -22,6 +22,7 @@ import run_squad
 from tests import conftest
 from tests import served_models
 
+pytestmark = pytest.mark.slow
 PROTOCOLS = ([], ["--rest"])
 ROWS = [("the film was good", "yes"), ("awful food", "no"), ("a b c", "no"),
         ("the hotel is not bad but dull", "maybe"), ("lovely room!", "yes"),

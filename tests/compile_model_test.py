@@ -207,6 +207,7 @@ class EqualityTest:
       compiled(path, tmp_path / "no", format="onnx")
 
 
+@pytest.mark.slow
 class GoogleTest:
   """SavedModels as Google's scripts make them, with the Neuron document."""
 
@@ -295,6 +296,7 @@ class GraphTest:
               old(f"{start}/value/{part}")], -1), rtol=1e-6)
 
 
+@pytest.mark.slow
 class PrecisionTest:
 
   @pytest.mark.parametrize("values,tolerance", [
@@ -345,6 +347,7 @@ class ShapeTest:
           other["probabilities"], abs=1e-5)
 
 
+@pytest.mark.slow
 class ReportTest:
 
   def test_numbers_are_those_of_the_two_models(self, exports, tmp_path):
@@ -387,6 +390,7 @@ class ReportTest:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 class OnnxTest:
 
   @pytest.mark.parametrize("name", ["gelu", "tanh", "relu"])

@@ -21,9 +21,10 @@ EMOJI = "\U0001f600\U0001f3f4\U0001f600 "
 MARKUP = ("the film <img src=x onerror=document.title='broken'> was good "
           "<b>great</b> &amp; </mark><script>document.title='broken'</script>")
 
-pytestmark = pytest.mark.skipif(
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
     not (shutil.which(CHROMIUM) and shutil.which(DRIVER)),
-    reason="no chromium and chromedriver: bash tests/setup_browser.sh")
+    reason="no chromium and chromedriver: bash tests/setup_browser.sh")]
+
 SQUAD = dict(max_seq_length=32, max_query_length=8, n_best_size=5,
              version_2_with_negative=False)
 
