@@ -26,7 +26,7 @@ browser:
 test: setup browser lint
 	@$(PYTEST)
 
-test-fast: setup browser lint
+test-fast: setup lint
 	@$(PYTEST) -m "not slow"
 
 # Training speed beside a matrix product, ranks beside threads, compiled models beside exports; with
