@@ -30,8 +30,9 @@ class SignatureGraph(object):
 
   def __call__(self, **inputs):
     """Adds the operations; dict name -> tensor of the outputs."""
-    # Within a batched function TensorFlow optimizes, as by fused operations, only
-    # what is a call of its own: compiled models would take 1.8 times as long.
+    # Within a batched function TensorFlow optimizes, as by fused operations,
+    # only what is a call of its own: compiled models would take 1.8 times as
+    # long.
     return tf.function(
         self._build, autograph=False,
         experimental_attributes={"_noinline": True})(**inputs)
