@@ -153,8 +153,10 @@ def model_of_losses(losses):
     step = tf.compat.v1.train.get_or_create_global_step()
     loss = tf.gather(tf.constant(losses), step)
     tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
+    with tf.control_dependencies([loss]):  # It is this step's, not the next's.
+      train_op = step.assign_add(1).op
     return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
-        mode, loss=loss, train_op=step.assign_add(1).op)
+        mode, loss=loss, train_op=train_op)
 
   return model_fn
 
