@@ -74,11 +74,12 @@ class ModelGraph(object):
     names = sorted(runner.outputs)
 
     def build(**inputs):
-      keys = sorted(inputs)
+      def run(*arrays):
+        outputs = runner.run(dict(zip(inputs, arrays)))
+        return [outputs[name] for name in names]
+
       found = tf.numpy_function(
-          lambda *arrays: [
-              runner.run(dict(zip(keys, arrays)))[name] for name in names],
-          [inputs[key] for key in keys],
+          run, list(inputs.values()),
           [runner.outputs[name].dtype for name in names])
       for name, tensor in zip(names, found):
         tensor.set_shape(runner.outputs[name].shape)
