@@ -15,9 +15,9 @@ from tensorflow.python.saved_model import loader_impl
 
 from demo import export_helpers
 
+_IDS = export_helpers.ROW_INPUTS
 _WORDS = "/embeddings/word_embeddings"
 _DEFAULT = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-_IDS = ("input_ids", "input_mask", "segment_ids")
 _OUTPUTS = {"classification": {"probabilities"},
             "regression": {"probabilities"},
             "squad": {"start_logits", "end_logits"}}

@@ -30,6 +30,8 @@ from demo import window_helpers
 
 SERVE_EXAMPLES, SERVE_WINDOWS = "serve_examples", "serve_windows"
 SERVE_TEXTS = "serve_texts"
+# Token ids as every model takes them.
+ROW_INPUTS = ("input_ids", "input_mask", "segment_ids")
 # What --export_five_inputs adds: inputs that a training has and no output
 # depends on.
 UNREAD_INPUTS = ("label_ids", "is_real_example")
@@ -37,7 +39,6 @@ ONNX_MODEL = "model.onnx"
 INFO = "model_info.json"
 _SAVED_MODEL = "saved_model.pb"
 _KINDS = ("classification", "regression", "squad")
-_INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 # Flags that a client has to know, of the scripts that have them.
 _SETTINGS = ("max_seq_length", "doc_stride", "max_query_length", "n_best_size",
@@ -315,7 +316,7 @@ def make_signatures(build, max_seq_length, pool_outputs=None,
   # One model for all: what is fed takes the place of what it is made from.
   inputs = {name: tf.compat.v1.placeholder_with_default(
       rows[name], shape, name) if rows else tf.compat.v1.placeholder(
-          tf.int32, shape, name) for name in _INPUTS}
+          tf.int32, shape, name) for name in ROW_INPUTS}
   outputs = {name: tf.identity(tensor, name)
              for name, tensor in build(**inputs).items()}
   unread = {name: tf.compat.v1.placeholder(tf.int32, shape[:1], name)
@@ -395,17 +396,17 @@ def _rows_of_examples(examples, max_seq_length, has_windows):
   if not has_windows:
     rows = tf.io.parse_example(examples, {
         name: tf.io.FixedLenFeature([max_seq_length], tf.int64)
-        for name in _INPUTS})
-    return {name: tf.cast(rows[name], tf.int32) for name in _INPUTS}, None
+        for name in ROW_INPUTS})
+    return {name: tf.cast(rows[name], tf.int32) for name in ROW_INPUTS}, None
   rows = tf.io.parse_example(
-      examples, window_helpers.sequence_features(_INPUTS, max_seq_length))
+      examples, window_helpers.sequence_features(ROW_INPUTS, max_seq_length))
   *rows, texts = window_helpers.unfold(
-      *(tf.cast(rows[name], tf.int32) for name in _INPUTS))
+      *(tf.cast(rows[name], tf.int32) for name in ROW_INPUTS))
   # An example without a window would have no row among the outputs.
   with tf.control_dependencies([tf.debugging.assert_equal(
       tf.size(tf.unique(texts)[0]), tf.size(examples),
       "Each of the `examples` needs a window that begins with a token.")]):
-    return dict(zip(_INPUTS, rows)), tf.identity(texts)
+    return dict(zip(ROW_INPUTS, rows)), tf.identity(texts)
 
 
 def add_assets(folder, info, files):

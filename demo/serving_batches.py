@@ -12,6 +12,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from demo import export_helpers
 from demo import serving_errors
 
 # What the model reads of n rows: int32 [n, S] each. `lengths` (int32 [n]) are
@@ -31,7 +32,7 @@ Options = collections.namedtuple(
 # are prepared for each shape that is new.
 _LENGTH_STEP = 8
 _FOR_EVER = 1e18  # Seconds since 1970.
-_INPUTS = ("input_ids", "input_mask", "segment_ids")
+_INPUTS = export_helpers.ROW_INPUTS
 
 
 class Queue(object):

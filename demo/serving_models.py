@@ -68,12 +68,12 @@ class Model(object):
                  if export_helpers.has_info(path) else {})
     graph = serving_graphs.ModelGraph(path, threads)
     default = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-    wanted = set(serving_signatures.ROW_INPUTS)
+    wanted = set(export_helpers.ROW_INPUTS)
     if default not in graph.signatures or not wanted <= set(
         graph.signatures[default].inputs):
       raise ValueError(
           f"{path} is not a BERT model to serve: its signature {default} has "
-          f"to take {', '.join(serving_signatures.ROW_INPUTS)}.")
+          f"to take {', '.join(export_helpers.ROW_INPUTS)}.")
     sizes = _sizes(path, graph.tables)
     batchers = {default: serving_batches.Batcher(
         graph, default, sizes.max_length, options)}
@@ -128,7 +128,7 @@ class Model(object):
       return signature.call({"examples": np.array(
           [example.SerializeToString() for example in examples], object)},
                             queue, deadline)
-    signature = self.signature(serving_signatures.SERVE_TEXTS)
+    signature = self.signature(export_helpers.SERVE_TEXTS)
     inputs = {}
     for name in signature.inputs:
       values = [list(example.features.feature[name].bytes_list.value)

@@ -29,6 +29,7 @@ import tornado.iostream
 import tornado.netutil
 import tornado.web
 
+from demo import export_helpers
 from demo import serving_errors
 from demo import serving_messages
 
@@ -40,7 +41,6 @@ _POLICY = ("default-src 'none'; connect-src 'self'; script-src 'self'; "
            "style-src 'self'; img-src 'self' data:; base-uri 'none'; "
            "form-action 'none'; frame-ancestors 'none'")
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?"
-_IDS = ("input_ids", "input_mask", "segment_ids")
 
 
 def start(store, dispatcher, stats, host, port, limits):
@@ -524,7 +524,7 @@ def _examples(request):
     for name, value in row.items():
       values = value if isinstance(value, list) else [value]
       feature = example.features.feature[name]
-      if name in _IDS:
+      if name in export_helpers.ROW_INPUTS:
         if not all(_is_int(x) and 0 <= x < 1 << 31 for x in values):
           raise serving_errors.invalid(f"{name} has to have token ids.")
         feature.int64_list.value.extend(values)

@@ -22,10 +22,8 @@ from demo import export_helpers
 from demo import serving_batches
 from demo import serving_errors
 
-SERVE_TEXTS, SERVE_QUESTIONS = "serve_texts", "serve_questions"
-ROW_INPUTS = ("input_ids", "input_mask", "segment_ids")
-# Nothing depends on these inputs of the five-input form.
-_UNREAD_INPUTS = ("label_ids", "is_real_example")
+SERVE_QUESTIONS = "serve_questions"
+_ROW_INPUTS = export_helpers.ROW_INPUTS
 
 # Requests with more are tokenized one after the other.
 _MANY_CHARACTERS = 20000
@@ -145,12 +143,12 @@ class IdsSignature(Signature):
   def __init__(self, name, inputs, outputs, batcher, limits, sizes):
     """Takes also Sizes."""
     super().__init__(name, inputs, outputs, batcher, limits)
-    self.optional = {name for name in _UNREAD_INPUTS if name in inputs}
+    self.optional = set(export_helpers.UNREAD_INPUTS) & set(inputs)
     self._sizes = sizes
 
   def encode(self, inputs, deadline):
     del deadline
-    ids, mask, segments = (inputs[name] for name in ROW_INPUTS)
+    ids, mask, segments = (inputs[name] for name in _ROW_INPUTS)
     if not ids.shape == mask.shape == segments.shape:
       raise serving_errors.invalid(
           f"The shapes of input_ids {list(ids.shape)}, input_mask "
@@ -216,7 +214,7 @@ class ExamplesSignature(Signature):
       raise serving_errors.invalid(
           "An example is not a serialized tf.train.Example.") from None
     rows = []
-    for name in ROW_INPUTS:
+    for name in _ROW_INPUTS:
       values = np.array(feature[name].int64_list.value, np.int64)
       if (not len(values) or len(values) % self._length or
           (len(values) > self._length and not self.pools)):
@@ -297,9 +295,9 @@ class _StringsSignature(Signature):
     rows = [row for item in encoded for row in item.rows]
     lengths = np.array([len(row.input_ids) for row in rows], np.int32)
     feed = {name: np.zeros([len(rows), lengths.max()], np.int32)
-            for name in ROW_INPUTS}
+            for name in _ROW_INPUTS}
     for number, row in enumerate(rows):
-      for name, values in zip(ROW_INPUTS, row):
+      for name, values in zip(_ROW_INPUTS, row):
         feed[name][number, :len(values)] = values
     check_length(int(lengths.max()), self._batcher.width)
     return (serving_batches.Rows(**feed, lengths=lengths),
@@ -329,8 +327,8 @@ class TextsSignature(_StringsSignature):
     outputs = ({"probabilities": Spec(tf.float32, (None, len(labels))),
                 "label": Spec(tf.string, (None,))} if labels else
                {"value": Spec(tf.float32, (None,))})
-    super().__init__(SERVE_TEXTS, ["text_a", "text_b"], outputs, batcher,
-                     limits, codec)
+    super().__init__(export_helpers.SERVE_TEXTS, ["text_a", "text_b"], outputs,
+                     batcher, limits, codec)
     self._labels = labels
 
   def items(self, inputs):

@@ -114,19 +114,20 @@ MAY_IMPORT = {
     "demo/serving_errors.py": set(),
     "demo/serving_graphs.py": {
         "demo.export_helpers", "demo.runner_helpers", "demo.serving_batches"},
-    "demo/serving_batches.py": {"demo.serving_errors"},
+    "demo/serving_batches.py": {"demo.export_helpers", "demo.serving_errors"},
     "demo/serving_signatures.py": {
         "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
     "demo/serving_models.py": {
-        "demo.compile_check", "demo.export_helpers", "demo.predictor", "demo.serving_batches",
-        "demo.serving_errors", "demo.serving_graphs",
+        "demo.compile_check", "demo.export_helpers", "demo.predictor",
+        "demo.serving_batches", "demo.serving_errors", "demo.serving_graphs",
         "demo.serving_signatures"},
     "demo/serving_stats.py": {"demo.latency_helpers"},
     "demo/serving_dispatch.py": {"demo.serving_errors"},
     "demo/serving_messages.py": {"demo.serving_errors"},
     "demo/serving_grpc.py": {
         "demo.export_helpers", "demo.serving_errors", "demo.serving_messages"},
-    "demo/serving_rest.py": {"demo.serving_errors", "demo.serving_messages"},
+    "demo/serving_rest.py": {
+        "demo.export_helpers", "demo.serving_errors", "demo.serving_messages"},
     "demo/bert_server.py": {
         "demo.script_helpers", "demo.serving_batches", "demo.serving_dispatch",
         "demo.serving_grpc", "demo.serving_models", "demo.serving_rest",
