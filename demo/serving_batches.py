@@ -156,10 +156,9 @@ class Batcher(object):
     packed = tf.pad(packed[:, :, :length], [[0, size - rows], [0, 0], [0, 0]])
     feed = {name: packed[:, place] for place, name in enumerate(_INPUTS)}
     self._fix_shapes(feed)
-    if "label_ids" in self._specs:
-      feed["label_ids"] = tf.zeros([size], tf.int32)
-    if "is_real_example" in self._specs:
-      feed["is_real_example"] = tf.cast(tf.range(size) < rows, tf.int32)
+    for name in set(self._specs) - {*_INPUTS, "texts"}:  # Nothing reads them.
+      is_real = tf.cast(tf.range(size) < rows, tf.int32)
+      feed[name] = is_real if name == "is_real_example" else is_real * 0
     texts = None
     if self._pools:
       # Numbered from 0, in the order of the rows: see `run`.

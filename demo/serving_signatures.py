@@ -143,7 +143,7 @@ class IdsSignature(Signature):
   def __init__(self, name, inputs, outputs, batcher, limits, sizes):
     """Takes also Sizes."""
     super().__init__(name, inputs, outputs, batcher, limits)
-    self.optional = set(export_helpers.UNREAD_INPUTS) & set(inputs)
+    self.optional = set(inputs) - {*_ROW_INPUTS, "texts"}
     self._sizes = sizes
 
   def encode(self, inputs, deadline):
@@ -161,15 +161,19 @@ class IdsSignature(Signature):
       lengths = _lengths(mask)
     check_length(int(lengths.max()), self._batcher.width)
     return (serving_batches.Rows(ids, mask, segments, lengths),
-            self.counts(inputs), width)
+            self.counts(inputs), (width, inputs))
 
   def counts(self, inputs):
     """Rows of each item: list of int."""
     return [1] * len(inputs["input_ids"])
 
-  def decode(self, outputs, counts, width):
-    return {name: array[:, :width] if name in self._batcher.token_outputs
-            else array for name, array in outputs.items()}
+  def decode(self, outputs, counts, state):
+    width, inputs = state
+    found = {name: array[:, :width] if name in self._batcher.token_outputs
+             else array for name, array in outputs.items()}
+    # Google's SQuAD models give the ids of the rows back.
+    return {**found, **{name: array for name, array in inputs.items()
+                        if name in found}}
 
 
 class WindowsSignature(IdsSignature):

@@ -18,6 +18,9 @@ from demo import compile_model
 from demo import compile_reader
 from demo import export_helpers
 from demo import predictor
+from demo import serving_batches
+from demo import serving_models
+from demo import serving_signatures
 from demo import runner_helpers
 from demo import window_helpers
 import modeling
@@ -270,6 +273,22 @@ class GoogleTest:
       compiled(path, tmp_path / "no", sequence_length=5)
     with pytest.raises(ValueError, match="has no vocabulary in its assets"):
       compiled(path, tmp_path / "no", sample_file="x.tsv")
+
+  def test_the_server_takes_it(self, exported):
+    kind, path, model, more = exported
+    served = serving_models.Model(
+        "a", 1, path, serving_batches.Options(2, 0.0, 1, 64, None, None),
+        serving_signatures.Limits(64, 100), 0).signature("")
+    rows = export_helpers_test.token_rows(model.vocab_size, LENGTH)
+    extra = {name: np.array([7, 8, 9], np.int32) for name in more}
+    queue = serving_batches.Queue(64)
+    found, _, _ = served.call({**rows, **extra}, queue, None)
+    expected = dict(signatures(path)["serving_default"](
+        **tensors({**rows, **extra})))
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+      np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    served.call(rows, queue, None)  # Nothing reads the others.
 
 
 class GraphTest:
