@@ -19,11 +19,13 @@ import numpy as np
 import tensorflow as tf
 
 from demo import export_helpers
+from demo import predictor
 from demo import serving_batches
 from demo import serving_errors
 
 SERVE_QUESTIONS = "serve_questions"
 _ROW_INPUTS = export_helpers.ROW_INPUTS
+_ANY_ROWS = dict.fromkeys(_ROW_INPUTS, tf.TensorSpec([None, None], tf.int32))
 
 # Requests with more are tokenized one after the other.
 _MANY_CHARACTERS = 20000
@@ -298,12 +300,8 @@ class _StringsSignature(Signature):
     encoded = self._encode_items(inputs, deadline)
     rows = [row for item in encoded for row in item.rows]
     lengths = np.array([len(row.input_ids) for row in rows], np.int32)
-    feed = {name: np.zeros([len(rows), lengths.max()], np.int32)
-            for name in _ROW_INPUTS}
-    for number, row in enumerate(rows):
-      for name, values in zip(_ROW_INPUTS, row):
-        feed[name][number, :len(values)] = values
     check_length(int(lengths.max()), self._batcher.width)
+    feed = predictor.batch_of_rows(rows, _ANY_ROWS)
     return (serving_batches.Rows(**feed, lengths=lengths),
             [len(item.rows) for item in encoded], encoded)
 

@@ -116,7 +116,8 @@ MAY_IMPORT = {
         "demo.export_helpers", "demo.runner_helpers", "demo.serving_batches"},
     "demo/serving_batches.py": {"demo.export_helpers", "demo.serving_errors"},
     "demo/serving_signatures.py": {
-        "demo.export_helpers", "demo.serving_batches", "demo.serving_errors"},
+        "demo.export_helpers", "demo.predictor", "demo.serving_batches",
+        "demo.serving_errors"},
     "demo/serving_models.py": {
         "demo.compile_check", "demo.export_helpers", "demo.predictor",
         "demo.serving_batches", "demo.serving_errors", "demo.serving_graphs",
