@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -102,7 +103,7 @@ class MainTest:
     assert process.returncode == 130, said
     assert "The same command goes on with what is finished." in said
     assert not pathlib.Path(f"/proc/{server}").exists()
-    assert not processes_with(str(folder))
+    assert_ends(str(folder))
     assert f"{folder}/export has the export already" in said
     assert re.search(r"== compile: \S+ is there already", said)
     assert {path: path.stat().st_mtime_ns for path in folder.glob(
@@ -203,6 +204,18 @@ class CheckTest:
   def test_wrong_answers_are_refused(self):
     with pytest.raises(ValueError, match=r"further .* 0.001 \(log: x.log\)"):
       serve_demo.check(self.report(is_right=False))
+
+
+def assert_ends(text, seconds=20):
+  """No process whose command line has a text is there for long.
+
+  One that was being started gets SIGTERM as its parent ends, so it may end
+  after it.
+  """
+  until = time.monotonic() + seconds
+  while found := processes_with(text):
+    assert time.monotonic() < until, found
+    time.sleep(0.1)
 
 
 def processes_with(text):
