@@ -121,11 +121,12 @@ def compare(source, folder, samples, is_exact):
   original = runner_helpers.load_runner(source.path)
   compiled = runner_helpers.load_runner(folder)
   fixed = compiled.specs["input_ids"].shape[0]
-  size = fixed or original.specs["input_ids"].shape[0] or _BATCH
+  batch_size = fixed or original.specs["input_ids"].shape[0] or _BATCH
   length = compiled.specs["input_ids"].shape[1]
   rows = [predictor.Row(*(column[:length] for column in row))
           for row in samples.rows]
-  batches = [rows[start:start + size] for start in range(0, len(rows), size)]
+  batches = [rows[start:start + batch_size]
+             for start in range(0, len(rows), batch_size)]
   difference, agreed, count = 0.0, 0, 0
   for batch in batches:
     outputs = [runner.run(predictor.batch_of_rows(batch, runner.specs))
@@ -144,8 +145,8 @@ def compare(source, folder, samples, is_exact):
       "rows": len(rows), "rows_from": samples.source,
       "largest_difference": difference,
       "label_agreement": agreed / count if count else None,
-      "batch_size": size, **_speeds(original, compiled, batches),
-      "bytes": {"input": _size(source.path), "output": _size(folder)},
+      "batch_size": batch_size, **_speeds(original, compiled, batches),
+      "bytes": {"input": size(source.path), "output": size(folder)},
       "processor": processor()}
 
 
@@ -191,8 +192,8 @@ def _speeds(original, compiled, batches):
           one / other for one, other in zip(before, after))}
 
 
-def _size(path):
-  """Bytes of a model with its variables."""
+def size(path):
+  """Bytes (int) of a model with its variables, without its other files."""
   return sum(
       tf.io.gfile.stat(os.path.join(folder, name)).length
       for folder, _, names in tf.io.gfile.walk(path) for name in names
@@ -236,7 +237,7 @@ def slow_bf16(computer):
 
 def lines(report):
   """The report as lines to print."""
-  spent, size = report["ms_per_batch"], report["bytes"]
+  spent, stored = report["ms_per_batch"], report["bytes"]
   yield (f"Rows: {report['rows']} ({report['rows_from']}), in batches of "
          f"{report['batch_size']}")
   yield f"Largest difference: {report['largest_difference']:.2g}"
@@ -245,8 +246,8 @@ def lines(report):
   yield (f"Milliseconds per batch: {spent['input']:.1f} before, "
          f"{spent['output']:.1f} after: {report['speed_ratio']:.2f} times as "
          f"fast")
-  yield (f"MB: {size['input'] / 1e6:.1f} before, "
-         f"{size['output'] / 1e6:.1f} after")
+  yield (f"MB: {stored['input'] / 1e6:.1f} before, "
+         f"{stored['output'] / 1e6:.1f} after")
   computer = report["processor"]
   yield (f"Processor: {computer['name']}, "
          f"{'with' if computer['bf16'] else 'without'} bfloat16; oneDNN is "

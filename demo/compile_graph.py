@@ -24,6 +24,8 @@ import numpy as np
 import tensorflow as tf
 
 SCOPE = "compiled"
+# The product of a linear layer is called so within the layer's name scope.
+PRODUCT = "product"
 # For positions of padding, which no reader takes for the best one.
 PADDING_LOGIT = -10000.0
 _MASKED_SCORE = -10000.0
@@ -253,8 +255,9 @@ class InferenceModel(object):
       kernel = self._variable("kernel", gathered("kernel", kernel_scale),
                               [matrix.shape[-1], width], dtype)
       bias = self._variable("bias", gathered("bias", 1.0), [width])
-    return tf.nn.bias_add(tf.matmul(matrix, tf.cast(kernel, matrix.dtype)),
-                          tf.cast(bias, matrix.dtype))
+      product = tf.matmul(
+          matrix, tf.cast(kernel, matrix.dtype), name=PRODUCT)
+      return tf.nn.bias_add(product, tf.cast(bias, matrix.dtype))
 
   def _activation(self, inner):
     """The activation of the feed-forward layer."""
@@ -293,10 +296,11 @@ class InferenceModel(object):
     """Pooler and output layer of a classifier on [B, W]."""
     sizes = self._sizes
     scope = f"{sizes.scope}/pooler/dense"
-    pooled = tf.tanh(tf.nn.bias_add(
-        tf.matmul(hidden, self._matrix_of(
-            f"{scope}/kernel", [sizes.width, sizes.width])),
-        self._matrix_of(f"{scope}/bias", [sizes.width])))
+    with tf.compat.v1.name_scope("pooler"):
+      pooled = tf.tanh(tf.nn.bias_add(
+          tf.matmul(hidden, self._matrix_of(
+              f"{scope}/kernel", [sizes.width, sizes.width]), name=PRODUCT),
+          self._matrix_of(f"{scope}/bias", [sizes.width])))
     self.logits = self._output_layer(pooled)
     return self.outputs_of(self.logits)
 
@@ -312,7 +316,9 @@ class InferenceModel(object):
         f"{sizes.output_scope}output_weights", [sizes.outputs, sizes.width])
     bias = self._matrix_of(
         f"{sizes.output_scope}output_bias", [sizes.outputs])
-    return tf.nn.bias_add(tf.matmul(matrix, weights, transpose_b=True), bias)
+    with tf.compat.v1.name_scope("output_layer"):
+      return tf.nn.bias_add(tf.matmul(
+          matrix, weights, transpose_b=True, name=PRODUCT), bias)
 
   def _answer_logits(self, hidden, tokens):
     """Start and end logits of [T, W]."""

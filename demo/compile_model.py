@@ -14,6 +14,7 @@ printed and kept in compile_report.json beside the model.
 import json
 import os
 import tempfile
+import types
 
 from absl import flags
 from absl import logging
@@ -93,7 +94,7 @@ def compile_model(args):
   parent = os.path.dirname(args.output_saved_model.rstrip("/")) or "."
   script_helpers.check_output_dir(parent, "output_saved_model")
   logging.info("%s: %s", source.path, _described(source.sizes))
-  write = {"saved_model": _write_saved_model, "onnx": _write_onnx}[args.format]
+  write = {"saved_model": write_saved_model, "onnx": write_onnx}[args.format]
   path = args.output_saved_model
   with script_helpers.finished_folder(path) as temporary:
     write(temporary, source, args)
@@ -174,13 +175,34 @@ def _model(args, source, shape):
       source.read)
 
 
-def _write_saved_model(folder, source, args):
-  """Writes the model as a SavedModel with the signatures of the old one."""
+def settings(**values):
+  """What the functions that write a model take for the parsed flags.
+
+  Args:
+    **values: flags other than float32 of free shape: dtype, batch_size,
+      sequence_length, crude_gelu, aggressive_optimizations, format.
+
+  Returns:
+    types.SimpleNamespace.
+  """
+  return types.SimpleNamespace(**{**dict(
+      dtype="float32", batch_size=0, sequence_length=0, crude_gelu=False,
+      aggressive_optimizations=False, format="saved_model"), **values})
+
+
+def write_saved_model(folder, source, args):
+  """Writes the model as a SavedModel with the signatures of the old one.
+
+  Args:
+    folder: string; it must not exist.
+    source: compile_reader.Source.
+    args: the parsed flags, or `settings`.
+  """
   shape = _shape(args, source)
   with tf.Graph().as_default(), tempfile.TemporaryDirectory() as staging:
     model = _model(args, source, shape)
     signatures = make_signatures(source, model, shape)
-    add_assets(staging, source, _new_info(args, source))
+    add_assets(staging, source, new_info(args, source))
     saver = tf.compat.v1.train.Saver(tf.compat.v1.global_variables())
     export_helpers.write(folder, signatures, saver, model.load)
 
@@ -227,29 +249,29 @@ def add_assets(folder, source, info):
   export_helpers.add_assets(folder, info, source.assets())
 
 
-def _new_info(args, source):
+def new_info(args, source):
   """model_info.json of the new model; None where the old one has none."""
   if source.info is None:
     return None
-  settings = _settings(args, source)
+  said = _settings(args, source)
   return {
       **source.info,
       "precision": _PRECISIONS[args.dtype], "tensorflow": tf.__version__,
       "text_ops": bool(source.info.get("text_ops")) and args.format != "onnx",
-      "compiled": {name: settings[name] for name in (
+      "compiled": {name: said[name] for name in (
           "format", "dtype", "crude_gelu", "aggressive_optimizations",
           "shape")},
       "program": f"sha256 {script_helpers.program_checksum()}"}
 
 
-def _write_onnx(folder, source, args):
-  """Writes the model for onnxruntime."""
+def write_onnx(folder, source, args):
+  """Writes the model for onnxruntime; see `write_saved_model`."""
   shape = _shape(args, source)
   with tf.Graph().as_default():
     model = _model(args, source, shape)
     signatures = make_signatures(source, model, shape, is_alone=True)
     compile_onnx.write(folder, signatures, model.load)
-  compile_onnx.copy_assets(folder, source.assets(), _new_info(args, source))
+  compile_onnx.copy_assets(folder, source.assets(), new_info(args, source))
 
 
 def main(_):

@@ -72,25 +72,27 @@ class Source(object):
     signatures: set of names of the model's signatures.
   """
 
-  def __init__(self, path):
+  def __init__(self, path, flag="input_saved_model"):
     """Reads all but the weights.
 
     Args:
       path: string, folder of a SavedModel or a folder of exports.
+      flag: string, the flag that names it.
 
     Raises:
       ValueError: it is none, or not of a BERT that can be rebuilt.
     """
-    self._flag = f"--input_saved_model={path}"
+    self._flag = f"--{flag}={path}"
     self.path = export_helpers.find_export(path, f"{self._flag}")
     if not loader_impl.contains_saved_model(self.path):
-      self._refuse("is an ONNX model: compile the export that it was made of")
+      self._refuse("is an ONNX model: take the export that it was made of")
     self.info = None
     if export_helpers.has_info(self.path):
       self.info = export_helpers.read_info(self.path)
-      if self.info.get("compiled"):
-        self._refuse("was written by demo.compile_model: compile the export "
-                     "that it was made of")
+      for key in ("quantized", "compiled"):
+        if self.info.get(key):
+          self._refuse(f"is {key} already: take the export that it was made "
+                       f"of")
       export_helpers.import_text_ops(self.path, self.info)
     meta_graph = self._meta_graph()
     signature = meta_graph.signature_def.get(_DEFAULT)

@@ -13,6 +13,7 @@ Each export is a folder of its own, named by its time in seconds: servers take
 such names for versions, and load the highest one.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -239,6 +240,21 @@ def import_text_ops(path, info):
   """
   if info.get("text_ops"):
     text_op_helpers.import_text(f"{path}, exported with --export_text_inputs,")
+
+
+def checksum(path):
+  """What tells an export from another one: sha256 of all files (string).
+
+  Args:
+    path: string, its folder.
+  """
+  found = hashlib.sha256()
+  for folder, _, names in sorted(tf.io.gfile.walk(path)):
+    for name in sorted(names):
+      file = os.path.join(folder, name)
+      found.update(f"{os.path.relpath(file, path)} "
+                   f"{script_helpers.sha256(file)}\n".encode())
+  return found.hexdigest()
 
 
 def has_info(path):

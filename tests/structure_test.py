@@ -136,6 +136,28 @@ MAY_IMPORT = {
     "demo/offline_speed.py": {
         "demo.bert_client", "demo.client_rows", "demo.compile_check",
         "demo.predictor", "demo.script_helpers", "demo.serving_models"},
+    "demo/int8_config.py": {"demo.config_helpers"},
+    "demo/int8_search.py": {"demo.script_helpers"},
+    "demo/int8_task.py": {
+        "demo.answer_scores", "demo.client_rows", "demo.predictor",
+        "run_classifier", "tokenization"},
+    "demo/int8_report.py": {"demo.curve_helpers", "demo.script_helpers"},
+    "demo/int8_backends.py": {
+        "demo.compile_graph", "demo.compile_model", "demo.int8_config"},
+    "demo/int8_onnx.py": {
+        "demo.compile_model", "demo.compile_onnx", "demo.export_helpers",
+        "demo.int8_backends", "demo.int8_config", "demo.predictor",
+        "demo.runner_helpers", "demo.script_helpers"},
+    "demo/int8_tensorflow.py": {
+        "demo.compile_graph", "demo.compile_model", "demo.export_helpers",
+        "demo.horovod_helpers", "demo.int8_backends", "demo.int8_config",
+        "demo.predictor"},
+    "demo/tune_int8.py": {
+        "demo.compile_check", "demo.compile_model", "demo.compile_reader",
+        "demo.config_helpers", "demo.export_helpers", "demo.int8_backends",
+        "demo.int8_config", "demo.int8_onnx", "demo.int8_report",
+        "demo.int8_search", "demo.int8_task", "demo.int8_tensorflow",
+        "demo.predictor", "demo.script_helpers"},
     "demo/serve_steps.py": {"demo.launch"},
     "demo/serve_demo.py": {
         "demo.compile_check", "demo.estimator_helpers", "demo.export_helpers",
@@ -169,7 +191,10 @@ TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
          "demo.compile_graph", "demo.compile_model", "demo.compile_onnx",
          "demo.compile_reader",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
-         "demo.hf_checkpoints", "demo.launch", "demo.offline_speed",
+         "demo.hf_checkpoints", "demo.int8_backends", "demo.int8_config",
+         "demo.int8_onnx", "demo.int8_report", "demo.int8_search",
+         "demo.int8_task", "demo.int8_tensorflow", "demo.tune_int8",
+         "demo.launch", "demo.offline_speed",
          "demo.predictor", "demo.quickstart",
          "demo.review_changes", "demo.review_differences",
          "demo.review_interface", "demo.review_report", "demo.review_upstream",

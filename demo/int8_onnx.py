@@ -1,0 +1,218 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""INT8 models by onnxruntime; see demo/int8_backends.py.
+
+The embeddings are int8 too, so that a model has about a quarter of the size.
+"""
+
+import collections
+import contextlib
+import logging as python_logging
+import os
+import tempfile
+
+import tensorflow as tf
+
+from demo import compile_model
+from demo import compile_onnx
+from demo import export_helpers
+from demo import int8_backends
+from demo import int8_config
+from demo import predictor
+from demo import runner_helpers
+from demo import script_helpers
+
+_FREE = {"input_ids": tf.TensorSpec([None, None], tf.int32)}
+_TABLE = "word_embeddings"
+# Entropy wants all outputs of all rows in memory.
+_METHODS = {"minmax": "MinMax", "percentile": "Percentile", "kl": "Entropy"}
+_INT8_PRODUCTS = ("MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat",
+                  "DynamicQuantizeMatMul", "QGemm")
+
+
+class _OnnxBackend(int8_backends.Backend):
+  """What both ways have in common."""
+
+  def __init__(self, source, rows, workspace):
+    """See the base class."""
+    settings = compile_model.settings(format="onnx")
+    compile_onnx.check_packages(settings)
+    self._source, self._rows = source, rows
+    if source.info.get("one_output_per"):
+      raise ValueError(
+          f"{source.path} pools windows of texts, which an ONNX model can't: "
+          f"take model.framework: {int8_config.TENSORFLOW}.")
+    onnxruntime = runner_helpers.import_onnxruntime("INT8 by onnxruntime")
+    self._float = os.path.join(workspace, "float_onnx")
+    if not export_helpers.is_export(self._float):
+      with script_helpers.finished_folder(self._float) as temporary:
+        compile_model.write_onnx(temporary, source, settings)
+    import onnx  # pylint: disable=import-outside-toplevel
+    self.versions = {"onnxruntime": onnxruntime.__version__,
+                     "onnx": onnx.__version__}
+    int8, other = _layers(_read(self._float))
+    assert not int8
+    self.layers, self.never = other, []
+
+  def quantize(self, folder, setting, fallbacks):
+    """See the base class."""
+    tf.io.gfile.makedirs(folder)
+    with tempfile.TemporaryDirectory() as staging, _quiet():
+      path = os.path.join(staging, "float.onnx")
+      _prepare(os.path.join(self._float, export_helpers.ONNX_MODEL), path)
+      self._quantize(
+          path, os.path.join(folder, export_helpers.ONNX_MODEL),
+          setting.values,
+          dict(per_channel=setting.values["weight.granularity"] ==
+               "per_channel", op_types_to_quantize=["MatMul", "Gather"],
+               nodes_to_exclude=[*map(int8_backends.operation_of, fallbacks),
+                                 *_other_gathers(path)]))
+    compile_onnx.copy_assets(
+        folder, self._source.assets(), int8_backends.new_info(
+            self._source, self.framework, setting, fallbacks, self.versions,
+            is_onnx=True))
+
+  def _quantize(self, path, new_path, values, options):
+    """Writes the quantized model.
+
+    Args:
+      path: string, the float model.
+      new_path: string.
+      values: dict, see int8_backends.Setting.
+      options: dict, arguments of onnxruntime's functions.
+    """
+    raise NotImplementedError
+
+  def kernels(self, folder):
+    """See the base class."""
+    int8, other = _layers(_read(folder))
+    with tempfile.TemporaryDirectory() as staging:
+      path = os.path.join(staging, export_helpers.ONNX_MODEL)
+      _optimize(folder, path)
+      nodes = _read(staging).graph.node
+    counts = collections.Counter(
+        node.op_type for node in nodes if node.op_type in _INT8_PRODUCTS)
+    return {"int8": int8, "float": other, "operations": dict(counts)}
+
+
+class IntegerOpsBackend(_OnnxBackend):
+  """Activations are quantized as the model runs, each tensor by its range."""
+
+  framework = int8_config.INTEGER_OPS
+
+  def _quantize(self, path, new_path, values, options):
+    """See the base class."""
+    # pylint: disable-next=import-outside-toplevel
+    from onnxruntime import quantization
+    quantization.quantize_dynamic(
+        path, new_path, weight_type=_type(quantization, values["weight.dtype"]),
+        extra_options={
+            "MatMulConstBOnly": True,
+            "WeightSymmetric": values["weight.scheme"] == "sym"}, **options)
+
+
+class QLinearOpsBackend(_OnnxBackend):
+  """Activations are quantized by ranges that training rows have shown."""
+
+  framework = int8_config.QLINEAR_OPS
+
+  def _quantize(self, path, new_path, values, options):
+    """See the base class."""
+    # pylint: disable-next=import-outside-toplevel
+    from onnxruntime import quantization
+    rows = iter(self._rows(values["sampling_size"]))
+
+    class Reader(quantization.CalibrationDataReader):
+      """Gives one row after the other."""
+
+      def get_next(self):
+        """The inputs of a row, None after the last."""
+        row = next(rows, None)
+        return row and predictor.batch_of_rows([row], _FREE)
+
+    quantization.quantize_static(
+        path, new_path, Reader(),
+        activation_type=_type(quantization, values["activation.dtype"]),
+        weight_type=_type(quantization, values["weight.dtype"]),
+        calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[
+            values["activation.algorithm"]]),
+        extra_options={
+            "MatMulConstBOnly": True,
+            "WeightSymmetric": values["weight.scheme"] == "sym",
+            "ActivationSymmetric": values["activation.scheme"] == "sym"},
+        **options)
+
+
+def _type(quantization, dtype):
+  """onnxruntime's name of a type."""
+  return {"int8": quantization.QuantType.QInt8,
+          "uint8": quantization.QuantType.QUInt8}[dtype]
+
+
+def _read(folder):
+  """The onnx.ModelProto of a folder."""
+  import onnx  # pylint: disable=import-outside-toplevel
+  return onnx.load(os.path.join(folder, export_helpers.ONNX_MODEL))
+
+
+def _optimize(folder, new_path):
+  """Writes a model as onnxruntime runs it on this machine."""
+  onnxruntime = runner_helpers.import_onnxruntime(folder)
+  options = onnxruntime.SessionOptions()
+  options.optimized_model_filepath = new_path
+  options.log_severity_level = 3  # Errors.
+  onnxruntime.InferenceSession(
+      os.path.join(folder, export_helpers.ONNX_MODEL), options,
+      providers=["CPUExecutionProvider"])
+
+
+def _prepare(path, new_path):
+  """Copies a model; its types and shapes are in the copy."""
+  # pylint: disable-next=import-outside-toplevel
+  from onnxruntime.quantization import shape_inference
+  shape_inference.quant_pre_process(
+      path, new_path, skip_optimization=True, skip_symbolic_shape=True)
+
+
+def _other_gathers(path):
+  """The names of what gathers from anything but the table of words."""
+  import onnx  # pylint: disable=import-outside-toplevel
+  graph = onnx.load(path).graph
+  return [node.name for node in graph.node if node.op_type == "Gather" and
+          _TABLE not in node.input[0]]
+
+
+def _layers(model):
+  """The linear layers of a model by what computes them.
+
+  Args:
+    model: onnx.ModelProto.
+
+  Returns:
+    (layers, layers): lists of string, in int8 and in float32.
+  """
+  weights = {tensor.name for tensor in model.graph.initializer}
+  scaled = {name for node in model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in weights
+            for name in node.output}
+  int8, other = [], []
+  for node in model.graph.node:
+    name = node.name[:-len("_quant")] if node.name.endswith(
+        "_quant") else node.name
+    layer = int8_backends.layer_of(name)
+    if layer is None or not node.op_type.startswith(("MatMul", "QLinear")):
+      continue
+    is_int8 = node.op_type in _INT8_PRODUCTS or node.input[1] in scaled
+    (int8 if is_int8 else other).append(layer)
+  return int8, other
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Within it onnxruntime's advice is not logged."""
+  logger = python_logging.getLogger()
+  level = logger.level
+  logger.setLevel(python_logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
