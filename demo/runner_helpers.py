@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.saved_model import loader_impl
 
 from demo import export_helpers
 
@@ -23,11 +24,14 @@ def load_runner(path, signature=DEFAULT, num_threads=0):
   Args:
     path: string, folder with saved_model.pb or model.onnx.
     signature: string; an ONNX model has DEFAULT alone.
-    num_threads: int, threads of one call of an ONNX model; 0: as many as there
-      are cores. A SavedModel has those of the process.
+    num_threads: int, threads that compute an operation of the model; 0: as
+      many as there are cores. For a SavedModel it counts only if the first
+      thing that TensorFlow ran in this process was a SavedModelRunner;
+      otherwise all share the threads of what came first.
 
   Returns:
-    SavedModelRunner or OnnxRunner; both have `specs` and `run`.
+    SavedModelRunner or OnnxRunner; both have `specs`, `outputs`, `run` and
+    `close`.
 
   Raises:
     ValueError: the model has no such signature, or a package is missing.
@@ -37,40 +41,106 @@ def load_runner(path, signature=DEFAULT, num_threads=0):
       raise ValueError(f"{path} is an ONNX model: it has no signature "
                        f"{signature}.")
     return OnnxRunner(path, num_threads)
-  return SavedModelRunner(path, signature)
+  return SavedModelRunner(path, signature, num_threads)
 
 
 class SavedModelRunner(object):
-  """A signature of a SavedModel.
+  """A signature of a SavedModel, in a graph and a session of its own.
+
+  A call of what tf.saved_model.load returns leaves something behind, and the
+  constants of such a model are never freed.
 
   Attributes:
     specs: dict name -> tf.TensorSpec of the inputs.
     outputs: dict name -> tf.TensorSpec.
   """
 
-  def __init__(self, path, signature=DEFAULT):
+  def __init__(self, path, signature=DEFAULT, num_threads=0):
     """See `load_runner`."""
-    # The loaded object owns the variables of its signatures.
-    self._model = export_helpers.load_export(path)
-    if signature not in self._model.signatures:
+    if export_helpers.has_info(path):
+      export_helpers.import_text_ops(path, export_helpers.read_info(path))
+    # What tf.compat.v1.saved_model.load does, without its warning that there
+    # is a newer function.
+    loader = loader_impl.SavedModelLoader(path)
+    tags = [tf.saved_model.SERVING]
+    signatures = loader.get_meta_graph_def_from_tags(tags).signature_def
+    if signature not in signatures:
       raise ValueError(f"{path} has no signature {signature}.")
-    self._serve = self._model.signatures[signature]
-    self.specs = self._serve.structured_input_signature[1]
-    self.outputs = self._serve.structured_outputs
+    self.specs, self._fed = _tensors(signatures[signature].inputs)
+    self.outputs, self._fetched = _tensors(signatures[signature].outputs)
+    self._session = _session(num_threads)
+    try:
+      loader.load(self._session, tags)
+    except BaseException:
+      self.close()
+      raise
 
   def run(self, feed):
     """Runs the model.
 
     Args:
-      feed: dict name -> array.
+      feed: dict name -> array, for each of the inputs.
 
     Returns:
       Dict name -> array.
+
+    Raises:
+      ValueError: an input is missing, or none of the signature's; or `close`
+        was called.
     """
-    outputs = self._serve(**{
-        name: tf.constant(array, self.specs[name].dtype)
-        for name, array in feed.items()})
-    return {name: tensor.numpy() for name, tensor in outputs.items()}
+    _check_open(self._session)
+    # What isn't fed may have a source of its own, as token ids in records.
+    if set(feed) != set(self.specs):
+      raise ValueError(f"The model takes {', '.join(sorted(self.specs))}, not "
+                       f"{', '.join(sorted(feed))}.")
+    return self._session.run(self._fetched, {
+        self._fed[name]: array for name, array in feed.items()})
+
+  def close(self):
+    """Frees the model; it can't be run any more."""
+    if self._session is not None:
+      self._session.close()
+    self._session = None  # It holds the graph with its constants.
+
+
+def _check_open(session):
+  """Raises ValueError for a runner without a session."""
+  if session is None:
+    raise ValueError("The model was closed: it can't be run any more.")
+
+
+def _session(num_threads):
+  """A session of a graph of its own.
+
+  Args:
+    num_threads: int, see `load_runner`.
+  """
+  # Sessions share the threads of the first one unless this is set when it is
+  # made. Later it says nothing.
+  name = "TF_OVERRIDE_GLOBAL_THREADPOOL"
+  before = os.environ.get(name)
+  os.environ[name] = "1"
+  try:
+    return tf.compat.v1.Session(
+        graph=tf.Graph(), config=tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=num_threads))
+  finally:
+    # Not for the processes that this one starts.
+    del os.environ[name]
+    if before is not None:
+      os.environ[name] = before
+
+
+def _tensors(definitions):
+  """(dict name -> tf.TensorSpec, dict name -> the tensor's name in the graph).
+
+  Args:
+    definitions: dict name -> TensorInfo, of a SignatureDef.
+  """
+  specs = {name: tf.TensorSpec(
+      tf.TensorShape(tensor.tensor_shape), tf.as_dtype(tensor.dtype), name)
+           for name, tensor in definitions.items()}
+  return specs, {name: tensor.name for name, tensor in definitions.items()}
 
 
 class OnnxRunner(object):
@@ -92,10 +162,15 @@ class OnnxRunner(object):
 
   def run(self, feed):
     """Runs the model; see `SavedModelRunner.run`."""
+    _check_open(self._session)
     names = list(self.outputs)
     return dict(zip(names, self._session.run(
         names, {name: np.asarray(array, np.int32)
                 for name, array in feed.items()})))
+
+  def close(self):
+    """Frees the model; it can't be run any more."""
+    self._session = None
 
 
 def _specs(arguments, dtype):

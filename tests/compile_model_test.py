@@ -449,6 +449,10 @@ class OnnxTest:
     rows = export_helpers_test.token_rows(model.vocab_size, LENGTH)
     old, new = (runner_helpers.load_runner(x) for x in (path, target))
     assert_same("classification", rows, new.run(rows), old.run(rows))
+    new.close()
+    new.close()
+    with pytest.raises(ValueError, match="closed"):
+      new.run(rows)
 
   @pytest.mark.parametrize("module", ["tf2onnx", "onnx", "onnxruntime"])
   def test_missing_packages_are_named(
