@@ -29,13 +29,14 @@ import run_squad
 import tokenization
 
 
-def load(export_dir, batch_size=32):
+def load(export_dir, batch_size=32, num_threads=0):
   """Loads a model for predictions.
 
   Args:
     export_dir: string, an export (the folder with saved_model.pb or
       model.onnx) or a folder of exports, of which the newest is taken.
     batch_size: int, rows that the model is given at once, at most.
+    num_threads: int, see `runner_helpers.load_runner`.
 
   Returns:
     Predictor.
@@ -43,7 +44,7 @@ def load(export_dir, batch_size=32):
   Raises:
     ValueError: there is no export, or it doesn't say what it is for.
   """
-  return Predictor(export_dir, batch_size)
+  return Predictor(export_dir, batch_size, num_threads)
 
 
 class Predictor(object):
@@ -55,7 +56,7 @@ class Predictor(object):
     codec: TextCodec or QuestionCodec.
   """
 
-  def __init__(self, export_dir, batch_size=32):
+  def __init__(self, export_dir, batch_size=32, num_threads=0):
     """See `load`."""
     if batch_size < 1:
       raise ValueError(f"batch_size={batch_size} has to be 1 or more.")
@@ -65,7 +66,7 @@ class Predictor(object):
     self._batch_size = batch_size
     self._runner = runner_helpers.load_runner(
         self.path, export_helpers.SERVE_WINDOWS if self.codec.has_windows
-        else runner_helpers.DEFAULT)
+        else runner_helpers.DEFAULT, num_threads)
 
   def __call__(self, items):
     """Answers one item, or each of a list.
@@ -84,7 +85,17 @@ class Predictor(object):
     """
     if not isinstance(items, list):
       return self([items])[0]
-    encoded = [self.codec.encode(item) for item in items]
+    return self.answers([self.codec.encode(item) for item in items])
+
+  def answers(self, encoded):
+    """Answers what `codec` encoded, in batches.
+
+    Args:
+      encoded: list of Encoded.
+
+    Returns:
+      List of the answers in their order, see `__call__`.
+    """
     outputs = [None] * len(encoded)
     for batch in self._batches(encoded):
       for number, output in zip(batch, self.run(
@@ -92,6 +103,10 @@ class Predictor(object):
         outputs[number] = output
     return [self.codec.answer(item, output)
             for item, output in zip(encoded, outputs)]
+
+  def close(self):
+    """Frees the model; nothing can be asked any more."""
+    self._runner.close()
 
   def _batches(self, encoded):
     """Numbers of the items of each batch: what is of a length stays together.

@@ -66,6 +66,17 @@ class TextsTest:
         assert answer["label"] == best
         assert answer["probability"] == answer["probabilities"][best]
 
+  def test_encoded_items_are_answered_until_it_is_closed(self, exports):
+    classify = predictor.load(str(exports["classification"][0]), 2, 1)
+    items = ["the film was good", ("a", "b"), "good " * 40]
+    encoded = [classify.codec.encode(item) for item in items]
+    assert classify.answers(encoded) == classify(items)
+    assert classify.answers([]) == []
+    classify.close()
+    classify.close()
+    with pytest.raises(ValueError, match="closed"):
+      classify.answers(encoded)
+
   def test_one_item_gives_one_answer(self, exports):
     classify = predictor.load(str(exports["classification"][0]))
     items = ["a good film", ("a good film", "a bad film"),
