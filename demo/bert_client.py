@@ -20,6 +20,7 @@ import os
 import sys
 import time
 
+from demo import answer_scores
 from demo import client_helpers
 
 # Rows made ready by --save_rows begin with a line that says so.
@@ -321,7 +322,8 @@ def _answer_difference(expected, answer):
     return {(entry["text"], entry["start"] if entry["text"] else None):
             entry["probability"] for entry in nbest}
 
-  wanted, found = by_place(expected["nbest"]), by_place(nbest_of(answer))
+  wanted, found = by_place(expected["nbest"]), by_place(
+      answer_scores.nbest_of(answer))
   differences = [abs(wanted.get(place, 0.0) - found.get(place, 0.0))
                  for place in {*wanted, *found}]
   if answer["answer"] != expected["answer"]:
@@ -330,80 +332,6 @@ def _answer_difference(expected, answer):
             (entry["probability"] for entry in expected["nbest"]
              if entry["text"] == answer["answer"]), -1.0)))
   return max(differences)
-
-
-def nbest_of(answer):
-  """The n-best (list of dict) of a server's answer to a question."""
-  nbest = answer["nbest"]
-  return json.loads(nbest) if isinstance(nbest, str) else nbest
-
-
-def scores(rows, answers, labels):
-  """The scores of the answered rows of which it is known what is right.
-
-  Args:
-    rows: Rows.
-    answers: dict number of a row -> dict with "label", "value" or "answer".
-    labels: list of string, the model's; [] for numbers or if not known.
-
-  Returns:
-    (dict score -> float, number of rows).
-
-  Raises:
-    ValueError: a row's label is none that the model may find.
-  """
-  key = "answers" if rows.kind == "questions" else "label"
-  known = [number for number in sorted(answers) if key in rows.items[number]]
-  if not known:
-    return {}, 0
-  # scikit-learn takes a second to load.
-  from demo import metrics  # pylint: disable=import-outside-toplevel
-  right = {number: rows.items[number][key] for number in known}
-  answers = {number: answers[number] for number in known}
-  if rows.kind == "questions":
-    found = _question_scores(metrics, rows.task, right, answers)
-  elif "value" in answers[known[0]]:
-    found = metrics.regression_scores(
-        [_number(right[number]) for number in known],
-        [answers[number]["value"] for number in known])
-  else:
-    found = _label_scores(metrics, rows.task, labels, right, answers)
-  return found, len(known)
-
-
-def _number(label):
-  try:
-    return float(label)
-  except ValueError:
-    raise ValueError(f"the model finds numbers, which the label {label!r} is "
-                     f"not") from None
-
-
-def _label_scores(metrics, task, labels, right, answers):
-  """`scores` of classes."""
-  found = {number: answer["label"] for number, answer in answers.items()}
-  unknown = sorted(set(right.values()) - set(labels))
-  if labels and unknown:
-    raise ValueError(f"the label {unknown[0]!r} is none of the model's, "
-                     f"{', '.join(labels)}")
-  names = labels or sorted({*right.values(), *found.values()})
-  return metrics.classification_scores(
-      # F1 of a task is that of the second of two classes.
-      task if task and len(names) == 2 else "custom",
-      [names.index(right[number]) for number in right],
-      [names.index(found[number]) for number in right])
-
-
-def _question_scores(metrics, task, right, answers):
-  """`scores` of answers, as run_squad.py's."""
-  found = {number: answer["answer"] for number, answer in answers.items()}
-  if task != "squad_v2":
-    return metrics.squad_scores(right, found)
-  odds = nbest = None
-  if all("null_odds" in answer for answer in answers.values()):
-    odds = {number: answer["null_odds"] for number, answer in answers.items()}
-    nbest = {number: nbest_of(answer) for number, answer in answers.items()}
-  return metrics.squad_v2_scores(right, found, odds, nbest)
 
 
 def shown(answer):
@@ -579,8 +507,8 @@ def run(options):
     answers = {number: codec.answer(rows.items[number], outputs)
                for number, outputs in answers.items()}
   try:
-    found, count = ({}, 0) if options.no_scores else scores(
-        rows, answers, info.get("labels") or [])
+    found, count = ({}, 0) if options.no_scores else answer_scores.scores(
+        rows.kind, rows.task, rows.items, answers, info.get("labels") or [])
     report.update(scores=found, scored_rows=count)
   except ValueError as error:  # The rest of the report is worth having.
     report.update(scores={}, scored_rows=0, not_scored=str(error))

@@ -106,8 +106,9 @@ MAY_IMPORT = {
     "demo/client_rows.py": {
         "demo.export_helpers", "demo.predictor", "demo.table_helpers",
         "demo.task_helpers", "run_classifier", "run_squad"},
+    "demo/answer_scores.py": {"demo.metrics"},
     "demo/bert_client.py": {
-        "demo.client_helpers", "demo.client_rows", "demo.metrics"},
+        "demo.answer_scores", "demo.client_helpers", "demo.client_rows"},
     "demo/predictor.py": {
         "demo.export_helpers", "demo.runner_helpers", "demo.window_helpers",
         "run_classifier", "run_squad", "tokenization"},
@@ -186,8 +187,8 @@ MAY_IMPORT = {
     "habana": {"habana"},
 }
 # Arrows go down this list: a script may import a *_helpers, no tool.
-TOOLS = {"demo.bert_client", "demo.bert_server", "demo.checkpoint_report",
-         "demo.checkpoints", "demo.client_rows", "demo.compile_check",
+TOOLS = {"demo.answer_scores", "demo.bert_client", "demo.bert_server",
+         "demo.checkpoint_report", "demo.checkpoints", "demo.client_rows", "demo.compile_check",
          "demo.compile_graph", "demo.compile_model", "demo.compile_onnx",
          "demo.compile_reader",
          "demo.create_finetuning_data", "demo.download", "demo.export_hub",
