@@ -95,14 +95,16 @@ def settings(config):
     varied.add("sampling_size")
   # The first keys change last: the granularity decides more than the rest.
   keys = sorted(keys, key=lambda key: (
-      "granularity" not in key, "algorithm" in key, key))
+      key != int8_config.SMOOTH_QUANT, "granularity" not in key,
+      "algorithm" in key, key))
   found = []
   for chosen in itertools.product(*(config.wise[key] for key in keys), sizes):
     values = dict(zip([*keys, "sampling_size"], chosen))
     if _fits(values):
-      name = ", ".join(
-          f"{key} {value}" for key, value in values.items() if key in varied)
-      found.append(Setting(name or "the only setting", values))
+      found.append(Setting(", ".join(
+          f"{key.replace('recipes.', '')} {value}"
+          for key, value in values.items() if key in varied)
+                           or "the only setting", values))
   if not found:
     raise ValueError(
         "quantization.model_wise leaves no setting: int8 goes with sym, and "

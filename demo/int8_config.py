@@ -41,6 +41,11 @@ CAPABILITIES = {
         "activation.scheme": ("asym", "sym"),
         "activation.algorithm": ("minmax", "percentile", "kl")},
 }
+# How much of the spread of activations is moved into the weights (Xiao et al.
+# 2022, 2211.10438, section 4.2: alpha), tried in this order.
+SMOOTH_QUANT, OFF = "recipes.smooth_quant_alpha", "off"
+_ALPHAS = {TENSORFLOW: (OFF, "0.5", "0.7"), INTEGER_OPS: (OFF,),
+           QLINEAR_OPS: (OFF,)}
 _WISE = tuple(CAPABILITIES[TENSORFLOW])
 _OP_KEYS = ("weight.dtype", "activation.dtype")
 # Frameworks, strategies and keys of Intel's tuner -> why they are not here.
@@ -64,7 +69,8 @@ class Config(collections.namedtuple("Config", [
     framework: string, of FRAMEWORKS; chooses the back-end.
     sampling_sizes: tuple of int, training rows to calibrate with; each is
       tried.
-    wise: dict key of CAPABILITIES -> tuple of the values that are tried.
+    wise: dict key of CAPABILITIES, and SMOOTH_QUANT -> tuple of the values
+      (string) that are tried.
     fallbacks: tuple of string, linear layers that stay float32 in each trial.
     metric: string, score to hold; None for the task's own.
     warmup: int, calls before the clock starts.
@@ -209,6 +215,9 @@ def _wise(values, framework):
     able = CAPABILITIES[framework][key]
     wise[key] = values.take(
         f"quantization.model_wise.{key}", _some_of(able, framework), able)
+  wise[SMOOTH_QUANT] = values.take(
+      f"quantization.{SMOOTH_QUANT}", _alphas(_ALPHAS[framework], framework),
+      _ALPHAS[framework])
   return wise
 
 
@@ -275,6 +284,21 @@ def _some_of(allowed, who):
     if unknown or not wanted:
       raise ValueError(f"{who} has {', '.join(allowed)}")
     return tuple(item for item in allowed if item in wanted)
+  return convert
+
+
+def _alphas(able, framework):
+  """Function that takes "off" and numbers from 0 to 1, one or several."""
+  def convert(value):
+    wanted = value if isinstance(value, list) else [value]
+    # YAML 1.1 reads off as false.
+    wanted = [OFF if str(item).lower() in ("off", "false") else item
+              for item in wanted]
+    for item in wanted:
+      if item != OFF and (len(able) == 1 or _number(0)(item) > 1):
+        raise ValueError(f"{framework} has {', '.join(able)}" + (
+            " or any number from 0 to 1" if len(able) > 1 else ""))
+    return tuple(wanted)
   return convert
 
 

@@ -152,7 +152,7 @@ MAY_IMPORT = {
     "demo/int8_tensorflow.py": {
         "demo.compile_graph", "demo.compile_model", "demo.export_helpers",
         "demo.horovod_helpers", "demo.int8_backends", "demo.int8_config",
-        "demo.predictor"},
+        "demo.predictor", "demo.script_helpers"},
     "demo/tune_int8.py": {
         "demo.compile_check", "demo.compile_model", "demo.compile_reader",
         "demo.config_helpers", "demo.export_helpers", "demo.int8_backends",
