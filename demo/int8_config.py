@@ -183,8 +183,9 @@ class _Values(object):
     try:
       return convert(leaf.value)
     except ValueError as error:
-      shown = ", ".join(map(str, leaf.value)) if isinstance(
+      shown = f"[{', '.join(map(str, leaf.value))}]" if isinstance(
           leaf.value, list) else leaf.value
+      shown = " ".join(shown.split())  # A text may have several lines.
       raise ValueError(f"{leaf.origin}: {key}: {shown}: {error}.") from None
 
   def below(self, prefix):
@@ -223,31 +224,37 @@ def _wise(values, framework):
 
 def _fallbacks(values):
   """The layers (tuple of string) that op_wise keeps in float32."""
-  prefix, found = "quantization.op_wise.", {}
+  section = "quantization.op_wise"
+  values.take(section, _refused("names of layers are needed below it"), None)
+  prefix, found, origins = f"{section}.", {}, {}
   for key in values.below(prefix):
     origin = values.origin(key)
     layer, _, setting = key[len(prefix):].partition(".")
     if setting not in _OP_KEYS:
       raise ValueError(f"{origin}: {key}: of a layer {' and '.join(_OP_KEYS)} "
                        f"can be set, to fp32.")
-    found.setdefault(layer, {})[setting] = values.take(
-        key, _some_of(("fp32",), "op_wise"), None)
+    if values.take(key, _some_of(("fp32",), "op_wise"), None):
+      found.setdefault(layer, []).append(setting)
+      origins[layer] = origin
   for layer, settings in found.items():
     if len(settings) < len(_OP_KEYS):
-      raise ValueError(f"{prefix}{layer}: a product has both sides in float32 "
-                       f"or none: set {' and '.join(_OP_KEYS)}.")
+      raise ValueError(f"{origins[layer]}: {prefix}{layer}.{settings[0]}: fp32: "
+                       f"a product has both sides in float32 or none: set "
+                       f"{' and '.join(_OP_KEYS)}.")
   return tuple(sorted(found))
 
 
 def _criterion(values):
   """The two keys of the accuracy criterion, one of which is None."""
   prefix = "tuning.accuracy_criterion."
+  origins = {key: values.origin(key) for key in values.below(prefix)}
   found = {"relative": values.take(f"{prefix}relative", _share, None),
            # In the unit of the score: SQuAD's are percent.
            "absolute": values.take(f"{prefix}absolute", _number(0), None)}
   if None not in found.values():
-    raise ValueError(f"{prefix}relative and {prefix}absolute exclude each "
-                     f"other: take one out.")
+    raise ValueError(f"{origins[f'{prefix}absolute']}: {prefix}absolute: "
+                     f"{found['absolute']:g}: {prefix}relative is set as well, "
+                     f"and they exclude each other: take one out.")
   if found == {"relative": None, "absolute": None}:
     found["relative"] = 0.01
   return found
@@ -260,7 +267,7 @@ def _text(value):
 
 
 def _framework(value):
-  if value in _ELSEWHERE:
+  if isinstance(value, str) and value in _ELSEWHERE:
     raise ValueError(f"{_ELSEWHERE[value]}, for which there are "
                      f"{', '.join(FRAMEWORKS)}")
   return _one_of(FRAMEWORKS)(value)
@@ -340,7 +347,8 @@ def _numbers(value):
   """[100, 500], 100 or "100, 500" -> tuple of int."""
   if isinstance(value, str):
     value = value.split(",")
-  numbers = tuple(_whole(1)(item) for item in value)
+  # A size that stands there twice is tried once.
+  numbers = tuple(dict.fromkeys(_whole(1)(item) for item in value))
   if not numbers:
     raise ValueError("a whole number from 1 is needed")
   return numbers
