@@ -22,6 +22,8 @@ import time
 from demo import script_helpers
 
 HISTORY = "history.jsonl"
+# What the search itself reads of a result.
+_NEEDED = ("score", "difference", "latency_ratio", "bytes", "seconds")
 
 
 class Trial(collections.namedtuple("Trial", [
@@ -82,7 +84,10 @@ class History(object):
     for number, entry in enumerate(entries[1:], 2):
       try:
         key = _key(entry["setting"], entry["fallbacks"])
-        self._results[key] = entry["result"]
+        result = entry["result"]
+        if not all(isinstance(result[name], (int, float)) for name in _NEEDED):
+          raise TypeError
+        self._results[key] = result
       except (KeyError, TypeError):
         raise ValueError(f"{path}, line {number}: this is no trial. Remove "
                          f"the line.") from None
@@ -217,14 +222,15 @@ class Search(object):
     key = _key(setting, fallbacks)
     if key in self._by_key:
       return self._by_key[key]
-    if len(fallbacks) >= len(self._layers):
+    if fallbacks and len(fallbacks) >= len(self._layers):
       return self.trials[-1]
     number = len(self.trials) + 1
     if number > self._config.max_trials:
       raise _Finished(f"max_trials: {self._config.max_trials}")
     timeout = self._config.timeout
     seconds = self._earlier + self._clock() - self._start
-    if timeout and seconds >= timeout:
+    # One trial is made however short the time: a report needs one.
+    if timeout and self.trials and seconds >= timeout:
       raise _Finished(f"timeout: {timeout:g} s")
     result = self._history.find(setting, fallbacks)
     is_old = result is not None
