@@ -118,7 +118,7 @@ def lines(report):
     before = report["baseline"]["bytes"]
     yield (f"Size: {before / 1e6:.1f} MB before, {result['bytes'] / 1e6:.1f} "
            f"after ({result['bytes'] / before:.2f})"
-           f"{_flips(result)} of {report['rows']}.")
+           f"{_flips(result)} in {report['rows']} rows.")
   if report.get("comparison"):
     yield from comparison_lines(report["comparison"], report["length"])
   for note in report["notes"]:
