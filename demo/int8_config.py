@@ -238,9 +238,9 @@ def _fallbacks(values):
       origins[layer] = origin
   for layer, settings in found.items():
     if len(settings) < len(_OP_KEYS):
-      raise ValueError(f"{origins[layer]}: {prefix}{layer}.{settings[0]}: fp32: "
-                       f"a product has both sides in float32 or none: set "
-                       f"{' and '.join(_OP_KEYS)}.")
+      raise ValueError(
+          f"{origins[layer]}: {prefix}{layer}.{settings[0]}: fp32: a product "
+          f"has both sides in float32 or none: set {' and '.join(_OP_KEYS)}.")
   return tuple(sorted(found))
 
 

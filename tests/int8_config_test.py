@@ -61,8 +61,9 @@ class ShippedTest:
 
   def test_each_task_has_a_file(self):
     assert [path.name for path in SHIPPED] == [
-        f"{task}.yaml" for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte",
-                                    "squad", "sst2", "stsb", "wnli")]
+        f"{task}.yaml" for task in (
+            "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "squad", "sst2",
+            "stsb", "wnli")]
 
   @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
   def test_holds_the_score_of_its_task_as_intel_does(self, path):
