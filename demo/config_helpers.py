@@ -107,8 +107,9 @@ def find_config(name, flag="config_file"):
     path = os.path.join(folder, name)
     if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
       return path
-  shipped = [os.path.join(kind, file) for kind in ("experiments", "models", "int8")
-             for file in sorted(os.listdir(os.path.join(CONFIG_FOLDER, kind)))]
+  shipped = [
+      os.path.join(kind, file) for kind in ("experiments", "models", "int8")
+      for file in sorted(os.listdir(os.path.join(CONFIG_FOLDER, kind)))]
   near = difflib.get_close_matches(
       "/".join(name.split("/")[-2:]), shipped, 1, 0.5)
   raise ValueError(

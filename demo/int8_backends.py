@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
-"""What makes INT8 models for demo.tune_int8: one small interface, two libraries.
+"""What makes INT8 models for demo.tune_int8: a small interface, two libraries.
 
   tensorflow         Intel's neural-compressor: TensorFlow's quantized products
   onnxrt_integerops  onnxruntime: weights quantized before, activations as the

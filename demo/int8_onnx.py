@@ -65,7 +65,7 @@ class _OnnxBackend(int8_backends.Backend):
           dict(per_channel=setting.values["weight.granularity"] ==
                "per_channel", op_types_to_quantize=["MatMul", "Gather"],
                nodes_to_exclude=[*map(int8_backends.operation_of, fallbacks),
-                                 *_other_gathers(path)]))
+                                 *_others(path)]))
     compile_onnx.copy_assets(
         folder, self._source.assets(), int8_backends.new_info(
             self._source, self.framework, setting, fallbacks, self.versions,
@@ -106,7 +106,6 @@ class IntegerOpsBackend(_OnnxBackend):
     quantization.quantize_dynamic(
         path, new_path, weight_type=_type(quantization, values["weight.dtype"]),
         extra_options={
-            "MatMulConstBOnly": True,
             "WeightSymmetric": values["weight.scheme"] == "sym"}, **options)
 
 
@@ -136,7 +135,6 @@ class QLinearOpsBackend(_OnnxBackend):
         calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[
             values["activation.algorithm"]]),
         extra_options={
-            "MatMulConstBOnly": True,
             "WeightSymmetric": values["weight.scheme"] == "sym",
             "ActivationSymmetric": values["activation.scheme"] == "sym"},
         **options)
@@ -173,12 +171,13 @@ def _prepare(path, new_path):
       path, new_path, skip_optimization=True, skip_symbolic_shape=True)
 
 
-def _other_gathers(path):
-  """The names of what gathers from anything but the table of words."""
+def _others(path):
+  """The names of what is no linear layer and not the table of words."""
   import onnx  # pylint: disable=import-outside-toplevel
-  graph = onnx.load(path).graph
-  return [node.name for node in graph.node if node.op_type == "Gather" and
-          _TABLE not in node.input[0]]
+  return [
+      node.name for node in onnx.load(path).graph.node
+      if node.op_type == "Gather" and _TABLE not in node.input[0] or
+      node.op_type == "MatMul" and int8_backends.layer_of(node.name) is None]
 
 
 def _layers(model):

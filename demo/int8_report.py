@@ -145,7 +145,8 @@ def write(folder, report):
 
 def picture(report):
   """Score against latency of every trial (bytes of a PNG file)."""
-  from matplotlib import figure as figures  # pylint: disable=import-outside-toplevel
+  # pylint: disable-next=import-outside-toplevel
+  from matplotlib import figure as figures
 
   figure = figures.Figure(figsize=_SIZE, layout="constrained")
   axes = figure.subplots()

@@ -119,8 +119,11 @@ def _entries(path):
   with open(path, encoding="utf-8", errors="replace") as reader:
     text = reader.read()
   whole, _, rest = text.rpartition("\n")
+  if rest and not whole:  # The first line was written as a whole.
+    raise ValueError(f"{path}, line 1: this is no history of demo.tune_int8. "
+                     f"Remove it or name another workspace.")
   if rest:
-    script_helpers.write_text(path, f"{whole}\n" if whole else "")
+    script_helpers.write_text(path, f"{whole}\n")
   entries = []
   for number, line in enumerate(whole.splitlines(), 1):
     try:

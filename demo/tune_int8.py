@@ -276,6 +276,9 @@ class _Tuning(object):
       if layer not in known:
         raise ValueError(f"quantization.op_wise.{layer}: the model has no such "
                          f"linear layer, but {', '.join(known)}.")
+    if set(self._backend.layers) <= set(self._config.fallbacks):
+      raise ValueError("quantization.op_wise keeps all linear layers in "
+                       "float32: nothing would be quantized. Leave some out.")
 
   def _about(self):
     """What a history is about: other values make other trials."""

@@ -301,13 +301,19 @@ class ResumeTest:
     assert [number for number, _, _ in bench.measured] == [9]
     assert path.read_bytes() == content
 
-  def test_a_head_that_was_cut_off_is_written_again(self, path):
+  def test_an_empty_history_is_begun_again(self, path):
     search(path, Bench(), 0.9, max_trials=1)
     content = path.read_bytes()
-    for end in (0, 1, content.index(b"\n")):
-      path.write_bytes(content[:end])
+    path.write_bytes(b"")
+    search(path, Bench(), 0.9, max_trials=1)
+    assert path.read_bytes() == content
+
+  def test_a_line_of_something_else_is_left_as_it_is(self, path):
+    # A head of ours is never cut off: it is written under another name first.
+    path.write_bytes(b"no newline")
+    with pytest.raises(ValueError, match="line 1: this is no history"):
       search(path, Bench(), 0.9, max_trials=1)
-      assert path.read_bytes() == content
+    assert path.read_bytes() == b"no newline"
 
   @settings(max_examples=60, deadline=None, derandomize=True)
   @given(effects=st.fixed_dictionaries({
