@@ -147,7 +147,12 @@ def benchmark(args, config):
 
 
 class _Workspace(object):
-  """The folder of a search, and what lies there."""
+  """The folder of a search, and what lies there.
+
+  Attributes:
+    path: string.
+    scratch: string, a folder in it for what goes at the end.
+  """
 
   def __init__(self, args, config):
     """Finds or makes it."""
@@ -160,7 +165,7 @@ class _Workspace(object):
         raise ValueError(f"tuning.workspace.resume: {config.resume} has no "
                          f"{int8_search.HISTORY} to go on with. Leave it out.")
     script_helpers.check_output_dir(path, "output_model")
-    self.path = path
+    self.path, self.scratch = path, os.path.join(path, "scratch")
 
   def file(self, name):
     """The path of a file."""
@@ -216,7 +221,7 @@ class _Tuning(object):
     self._settings = int8_backends.settings(config)
     self._by_name = {setting.name: setting for setting in self._settings}
     self._backend = _BACKENDS[config.framework](
-        source, self._calibration_rows, workspace.path)
+        source, self._calibration_rows, workspace.scratch)
     self._check_fallbacks()
     self._expected = task.evaluate(reference)
     self._baseline = self._expected.scores[task.metric]
@@ -249,6 +254,7 @@ class _Tuning(object):
     model = self._model_of(winner) if winner else None
     report = self._report(search, winner, model)
     int8_report.write(self._workspace.path, report)
+    shutil.rmtree(self._workspace.scratch, ignore_errors=True)
     for line in int8_report.lines(report):
       print(line)
     logging.info("Report, picture and history: %s", self._workspace.path)

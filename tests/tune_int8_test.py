@@ -119,20 +119,29 @@ def history_of(folder):
   return [json.loads(line) for line in path.read_text().splitlines()[1:]]
 
 
+@pytest.fixture(scope="module")
+def tuned(sst2_export, sst2_dir, tmp_path_factory):
+  """A search by each framework: dict framework -> (finished run, folder)."""
+  found = {}
+  for framework in FRAMEWORKS:
+    folder = tmp_path_factory.mktemp(framework)
+    config = config_file(
+        folder, framework, "{calibration: {sampling_size: 20}}",
+        accuracy_criterion={"relative": 0.9}, random_seed=5)
+    found[framework] = conftest.run_script(
+        SCRIPT, *flags(sst2_export, sst2_dir, folder, config)), folder
+  return found
+
+
 @pytest.mark.slow
 class TuneTest:
 
   @pytest.mark.parametrize("framework", FRAMEWORKS)
   def test_model_is_int8_and_used_like_its_export(
-      self, framework, sst2_export, sst2_dir, tmp_path):
-    config = config_file(
-        tmp_path, framework,
-        "{calibration: {sampling_size: 20}}",
-        accuracy_criterion={"relative": 0.9}, random_seed=5)
-    run = conftest.run_script(
-        SCRIPT, *flags(sst2_export, sst2_dir, tmp_path, config))
+      self, framework, tuned, sst2_export, sst2_dir):
+    run, folder = tuned[framework]
     assert run.returncode == 0, run.stdout
-    report = report_of(tmp_path)
+    report = report_of(folder)
     assert report["winner"] == 1 and report["rows"] == 50
     (trial,) = report["trials"]
     kernels = trial["kernels"]
@@ -149,12 +158,14 @@ class TuneTest:
       assert report["calibration_rows"] == {}
     else:
       assert report["calibration_rows"] == {"20": 20}
-    workspace = tmp_path / "int8.tuning"
+    workspace = folder / "int8.tuning"
     assert (workspace / "tuning.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(os.listdir(workspace)) == [
+        "history.jsonl", "tuning.png", "tuning_report.json"]
     assert "trial 1: " in run.stdout and "| accuracy (held) |" in run.stdout
     # The model: the same files, and answers near those of the export.
     old = predictor.load(sst2_export)
-    new = predictor.load(str(tmp_path / "int8"))
+    new = predictor.load(str(folder / "int8"))
     assert sorted(os.listdir(os.path.join(old.path, "assets"))) == sorted(
         os.listdir(os.path.join(new.path, "assets")))
     assert new.info["precision"] == "int8"
@@ -165,7 +176,7 @@ class TuneTest:
           other["probabilities"], abs=0.2)
       assert one["probabilities"] != other["probabilities"]
     # Answers of the report are those that the model gives.
-    task_args = [f"--input_model={tmp_path}/int8", "--mode=accuracy",
+    task_args = [f"--input_model={folder}/int8", "--mode=accuracy",
                  "--task_name=SST-2", f"--data_dir={sst2_dir}"]
     run = conftest.run_script(SCRIPT, *task_args)
     assert run.returncode == 0, run.stdout
@@ -241,6 +252,28 @@ class TuneTest:
     assert report_of(tmp_path) == before
 
 
+@pytest.mark.slow
+class ServedTest:
+
+  def test_answers_are_those_of_the_predictor(
+      self, tuned, tiny_model):
+    models = {name: f"{folder}/int8" for name, (_, folder) in tuned.items()}
+    with served_models.Server(models) as server:
+      for name, folder in models.items():
+        model = predictor.load(folder)
+        ids = served_models.token_rows(tiny_model.vocab_size, [9])
+        (wanted,) = model.run([[predictor.Row(*(
+            ids[key][0].tolist() for key in predictor.Row._fields))]])
+        found = server.predict(name, ids)["probabilities"]
+        np.testing.assert_allclose(
+            found, wanted["probabilities"], rtol=0, atol=1e-6)
+        found = server.predict(name, {"text_a": np.array([b"a good film"])},
+                               "serve_texts")["probabilities"][0]
+        np.testing.assert_allclose(
+            found, list(model("a good film")["probabilities"].values()),
+            rtol=0, atol=1e-6)
+
+
 class UnreachableGoalTest:
 
   def tune(self, sst2_export, sst2_dir, folder, monkeypatch):
@@ -283,7 +316,8 @@ GLUE = {
     "CoLA": ("", "x\t{label}\t*\t{a}", ["0", "1"]),
     "SST-2": ("sentence\tlabel", "{a}\t{label}", ["0", "1"]),
     "MRPC": ("Quality\t1\t2\ta\tb", "{label}\t1\t2\t{a}\t{b}", ["0", "1"]),
-    "STS-B": ("index\tsentence1\tsentence2\tscore", "{i}\t{a}\t{b}\t{value}", []),
+    "STS-B": ("index\tsentence1\tsentence2\tscore",
+              "{i}\t{a}\t{b}\t{value}", []),
     "QQP": ("id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate",
             "{i}\t1\t2\t{a}\t{b}\t{label}", ["0", "1"]),
     "MNLI": ("\t".join("index 1 2 3 4 5 6 7 a b label".split()),
