@@ -205,9 +205,10 @@ def processor():
 
   Returns:
     Dict: "name" (string), "bf16" (bool: whether it multiplies bfloat16),
-    "onednn" (bool: whether TensorFlow uses oneDNN's operations, which do).
+    "vnni" (bool: the same of 8 bit integers), "onednn" (bool: whether
+    TensorFlow uses oneDNN's operations, which do).
   """
-  name, has_bf16 = "unknown", False
+  name, found = "unknown", set()
   if os.path.exists(_PROCESSOR_FILE):
     with open(_PROCESSOR_FILE, encoding="utf-8") as reader:
       for line in reader:
@@ -215,9 +216,10 @@ def processor():
         if key.strip() == "model name":
           name = value.strip()
         if key.strip() == "flags":
-          has_bf16 = bool({"avx512_bf16", "amx_bf16"} & set(value.split()))
+          found = set(value.split())
           break
-  return {"name": name, "bf16": has_bf16,
+  return {"name": name, "bf16": bool({"avx512_bf16", "amx_bf16"} & found),
+          "vnni": bool({"avx512_vnni", "avx_vnni", "amx_int8"} & found),
           "onednn": bool(_pywrap_util_port.IsMklEnabled())}
 
 

@@ -93,7 +93,8 @@ def machine_line(report):
   computer = report["processor"]
   versions = ", ".join(f"{name} {version}" for name, version in sorted(
       report["versions"].items()))
-  return (f"{report['framework']} ({versions}) on {computer['name']}, "
+  return (f"{report['framework']} ({versions}) on {computer['name']} "
+          f"{'with' if computer['vnni'] else 'without'} VNNI, "
           f"{report['threads'] or os.cpu_count()} thread(s), oneDNN "
           f"{'on' if computer['onednn'] else 'off'}")
 

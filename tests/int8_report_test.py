@@ -36,7 +36,8 @@ def report(**changes):
       "task": "mrpc", "metric": "f1", "name": "bert_mrpc",
       "framework": "onnxrt_integerops",
       "versions": {"onnxruntime": "1.17.3", "onnx": "1.15.0"},
-      "processor": {"name": "Xeon 8481C", "bf16": False, "onednn": True},
+      "processor": {"name": "Xeon 8481C", "bf16": False, "vnni": True,
+                    "onednn": True},
       "threads": 3, "input_model": "/tmp/export", "rows": 408, "length": 128,
       "trial_batch": 8, "criterion": {"relative": 0.01}, "goal": 0.8712,
       "objective": "performance", "random_seed": 9527,
@@ -177,14 +178,14 @@ class MachineLineTest:
 
   def test_names_libraries_processor_and_threads(self):
     assert int8_report.machine_line(report()) == (
-        "onnxrt_integerops (onnx 1.15.0, onnxruntime 1.17.3) on Xeon 8481C, 3 "
-        "thread(s), oneDNN on")
+        "onnxrt_integerops (onnx 1.15.0, onnxruntime 1.17.3) on Xeon 8481C "
+        "with VNNI, 3 thread(s), oneDNN on")
 
   def test_no_threads_are_one_of_each_core(self):
     found = report(threads=0)
     found["processor"]["onednn"] = False
     assert int8_report.machine_line(found).endswith(
-        f"Xeon 8481C, {os.cpu_count()} thread(s), oneDNN off")
+        f"Xeon 8481C with VNNI, {os.cpu_count()} thread(s), oneDNN off")
 
 
 class LinesTest:
