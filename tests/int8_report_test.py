@@ -260,7 +260,7 @@ class PictureTest:
     found["trials"][0]["score"] = 0.86
     assert int8_report.picture(found) != one
 
-  @pytest.mark.filterwarnings("error")
+  @pytest.mark.filterwarnings("error::UserWarning")
   @pytest.mark.parametrize("name", [
       "a$b", "$x_1$ and $", "$\\frac{$", "\\$", "$$", "中文 $", "a\nb\x07"])
   def test_any_name_is_shown_as_it_is(self, name):
