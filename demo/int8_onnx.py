@@ -6,8 +6,10 @@ The embeddings are int8 too, so that a model has about a quarter of the size.
 
 import collections
 import contextlib
+import io
 import logging as python_logging
 import os
+import shutil
 import tempfile
 
 import tensorflow as tf
@@ -23,7 +25,6 @@ from demo import script_helpers
 
 _FREE = {"input_ids": tf.TensorSpec([None, None], tf.int32)}
 _TABLE = "word_embeddings"
-# Entropy wants all outputs of all rows in memory.
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "kl": "Entropy"}
 _INT8_PRODUCTS = ("MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat",
                   "DynamicQuantizeMatMul", "QGemm")
@@ -43,9 +44,10 @@ class _OnnxBackend(int8_backends.Backend):
           f"take model.framework: {int8_config.TENSORFLOW}.")
     onnxruntime = runner_helpers.import_onnxruntime("INT8 by onnxruntime")
     self._float = os.path.join(workspace, "float_onnx")
-    if not export_helpers.is_export(self._float):
-      with script_helpers.finished_folder(self._float) as temporary:
-        compile_model.write_onnx(temporary, source, settings)
+    # What lies there may be of another model, whose history was removed.
+    shutil.rmtree(self._float, ignore_errors=True)
+    with script_helpers.finished_folder(self._float) as temporary:
+      compile_model.write_onnx(temporary, source, settings)
     import onnx  # pylint: disable=import-outside-toplevel
     self.versions = {"onnxruntime": onnxruntime.__version__,
                      "onnx": onnx.__version__}
@@ -118,23 +120,38 @@ class QLinearOpsBackend(_OnnxBackend):
     """See the base class."""
     # pylint: disable-next=import-outside-toplevel
     from onnxruntime import quantization
-    rows = iter(self._rows(values["sampling_size"]))
+    rows = self._rows(values["sampling_size"])
 
     class Reader(quantization.CalibrationDataReader):
       """Gives one row after the other."""
 
+      def __init__(self):
+        self.set_range(0, len(rows))
+
+      def __len__(self):
+        return len(rows)
+
+      def set_range(self, start_index, end_index):
+        """From here on gives these rows alone."""
+        self._left = iter(rows[start_index:end_index])
+
       def get_next(self):
         """The inputs of a row, None after the last."""
-        row = next(rows, None)
+        row = next(self._left, None)
         return row and predictor.batch_of_rows([row], _FREE)
 
+    method = values["activation.algorithm"]
+    # Histograms are made of outputs, which would all be kept and joined to one
+    # array, though rows differ in length: they get one row at a time.
+    stride = {} if method == "minmax" else {"CalibStridedMinMax": 1}
     quantization.quantize_static(
         path, new_path, Reader(),
         activation_type=_type(quantization, values["activation.dtype"]),
         weight_type=_type(quantization, values["weight.dtype"]),
-        calibrate_method=getattr(quantization.CalibrationMethod, _METHODS[
-            values["activation.algorithm"]]),
+        calibrate_method=getattr(
+            quantization.CalibrationMethod, _METHODS[method]),
         extra_options={
+            **stride,
             "WeightSymmetric": values["weight.scheme"] == "sym",
             "ActivationSymmetric": values["activation.scheme"] == "sym"},
         **options)
@@ -207,11 +224,12 @@ def _layers(model):
 
 @contextlib.contextmanager
 def _quiet():
-  """Within it onnxruntime's advice is not logged."""
+  """Within it onnxruntime's advice is not logged, nor its progress printed."""
   logger = python_logging.getLogger()
   level = logger.level
   logger.setLevel(python_logging.ERROR)
   try:
-    yield
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
   finally:
     logger.setLevel(level)

@@ -38,15 +38,15 @@ LAYERS = {"layer_0/query_key_value", "layer_0/attention_output",
           "layer_1/intermediate", "layer_1/output", "pooler", "output_layer"}
 
 
-def export(model, folder, task, labels):
+def export(model, folder, task, labels, seed=7):
   """Exports a tiny model of wide random weights for a task's labels."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True)
   outputs = len(labels) or 1
   prefix = str(folder / "model.ckpt-7")
-  rng = np.random.RandomState(7)
+  rng = np.random.RandomState(seed)
   checkpoints.save_checkpoint({
-      **conftest.random_variables(model.config, seed=7),
+      **conftest.random_variables(model.config, seed=seed),
       "output_weights": rng.normal(0.0, 0.5, [
           outputs, model.config.hidden_size]).astype(np.float32),
       "output_bias": np.zeros([outputs], np.float32),
@@ -244,12 +244,40 @@ class TuneTest:
     run = conftest.run_script(SCRIPT, *argv)
     assert run.returncode == 1 and "exists already" in run.stdout
     (tmp_path / "int8").rename(tmp_path / "first")
-    other = export(tiny_model, tmp_path / "other", "sst2", ["1", "0"])
+    other = export(tiny_model, tmp_path / "other", "sst2", ["0", "1"], 8)
     run = conftest.run_script(
         SCRIPT, *flags(other, sst2_dir, tmp_path, config))
     assert run.returncode == 1 and "Traceback" not in run.stdout
     assert "another model" in run.stdout
     assert report_of(tmp_path) == before
+    # Without the history the search is about the other model, all of it.
+    (tmp_path / "int8.tuning" / "history.jsonl").unlink()
+    run = conftest.run_script(
+        SCRIPT, *flags(other, sst2_dir, tmp_path, config))
+    assert run.returncode == 0, run.stdout
+    exact, int8 = (predictor.load(str(path))("good film")["probabilities"]["0"]
+                   for path in (other, tmp_path / "int8"))
+    assert abs(exact - int8) < 0.05
+
+  @pytest.mark.parametrize("algorithm", ["percentile", "kl"])
+  def test_rows_of_several_lengths_make_histograms(
+      self, algorithm, sst2_export, sst2_dir, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "dev.tsv").write_text((sst2_dir / "dev.tsv").read_text())
+    (folder / "train.tsv").write_text(
+        "sentence\tlabel\n" + "".join(
+            f"{'good film ' * count}\t1\n" for count in range(1, 9)))
+    config = config_file(
+        tmp_path, "onnxrt_qlinearops",
+        f"{{model_wise: {{activation: {{algorithm: {algorithm}}}}}}}",
+        exit_policy={"performance_only": True})
+    run = conftest.run_script(
+        SCRIPT, *flags(sst2_export, folder, tmp_path, config))
+    assert run.returncode == 0, run.stdout
+    assert report_of(tmp_path)["calibration_rows"] == {"100": 8}
+    assert "Collecting tensor data" not in run.stdout
+    assert "Number of tensors" not in run.stdout
 
 
 @pytest.mark.slow
