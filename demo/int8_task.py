@@ -106,6 +106,7 @@ class Task(object):
     if not all(key in row for row in self.rows):
       raise ValueError(f"The dev set has rows without {key}: there is nothing "
                        f"to score with.")
+    task = model.info["task"]
     labels = sorted({row["label"] for row in self.rows}
                     if not self._is_squad else ())
     if model.info["labels"]:
@@ -115,6 +116,10 @@ class Task(object):
             f"--input_model={model.path} is of another task than "
             f"--task_name={self._args.task_name}: the data has the label "
             f"{unknown[0]!r}, the model {', '.join(model.info['labels'])}.")
+    if not self._is_squad and task in run_classifier.PROCESSORS and (
+        task != self.name):
+      raise ValueError(f"--task_name={self._args.task_name}: {model.path} is a "
+                       f"model for {task}, which has the same labels.")
 
   def evaluate(self, model):
     """Answers the dev set.

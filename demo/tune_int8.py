@@ -15,6 +15,7 @@ is served and read like any export. docs/int8.md tells the rest.
 
 import json
 import os
+import re
 import shutil
 
 from absl import flags
@@ -164,6 +165,14 @@ class _Workspace(object):
       if not os.path.exists(os.path.join(path, int8_search.HISTORY)):
         raise ValueError(f"tuning.workspace.resume: {config.resume} has no "
                          f"{int8_search.HISTORY} to go on with. Leave it out.")
+    output = os.path.realpath(args.output_model)
+    if os.path.commonpath([output, os.path.realpath(path)]) == output:
+      raise ValueError(f"tuning.workspace.path: {path} would be in "
+                       f"--output_model, which must not exist. Name a folder "
+                       f"outside of it.")
+    if os.path.exists(path) and not os.path.isdir(path):
+      raise ValueError(f"tuning.workspace.path: {path} can't be the workspace: "
+                       f"it is no folder. Name another one.")
     script_helpers.check_output_dir(path, "output_model")
     self.path, self.scratch = path, os.path.join(path, "scratch")
 
@@ -178,7 +187,9 @@ class _Workspace(object):
   def keep_only(self, number):
     """Removes the models of all trials but one, or of all (None)."""
     for name in os.listdir(self.path):
-      if name.startswith("trial_") and name != f"trial_{number}":
+      # Others' files may lie there too.
+      if re.fullmatch(r"trial_\d+(\.tmp)?", name) and (
+          name != f"trial_{number}"):
         shutil.rmtree(self.file(name), ignore_errors=True)
 
 

@@ -443,6 +443,37 @@ class RefusalTest:
         predict_file=squad_dir / "dev.json")
     assert "a model for SQuAD" in self.refused(tmp_path, exports=squad_export)
 
+  def test_task_with_the_same_labels(self, sst2_export, tmp_path):
+    (tmp_path / "dev.tsv").write_text("Quality\t1\t2\ta\tb\n"
+                                      "1\t1\t2\tgood\tbad\n")
+    assert "--task_name=MRPC: " in self.refused(
+        tmp_path, exports=sst2_export, task_name="MRPC", data_dir=tmp_path)
+
+  @pytest.mark.parametrize("workspace", ["int8", "int8/tuning", "."])
+  def test_workspace_and_model_in_each_other(
+      self, workspace, sst2_export, sst2_dir, tmp_path):
+    config = config_file(tmp_path, workspace={
+        "path": str(tmp_path / workspace)}, exit_policy={
+            "performance_only": True})
+    run = conftest.run_script(SCRIPT, *flags(
+        sst2_export, sst2_dir, tmp_path, config))
+    if workspace == ".":  # It may lie in the workspace.
+      assert run.returncode == 0, run.stdout
+      assert export_helpers.is_export(str(tmp_path / "int8"))
+      return
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert (f"tuning.workspace.path: {tmp_path / workspace} would be in "
+            f"--output_model" in run.stdout)
+    assert not (tmp_path / "int8").exists()
+
+  def test_workspace_that_is_a_file(self, sst2_export, sst2_dir, tmp_path):
+    (tmp_path / "file").touch()
+    config = config_file(tmp_path, workspace={"path": str(tmp_path / "file")})
+    run = conftest.run_script(SCRIPT, *flags(
+        sst2_export, sst2_dir, tmp_path, config))
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert f"tuning.workspace.path: {tmp_path / 'file'} can't" in run.stdout
+
   def test_labels_of_another_task(self, sst2_export, tmp_path):
     (tmp_path / "dev.tsv").write_text(
         "index\tsentence1\tsentence2\tlabel\n0\tgood\tbad\tentailment\n")
