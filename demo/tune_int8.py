@@ -307,7 +307,7 @@ class _Tuning(object):
             "framework": config.framework, **config.wise,
             "sampling_size": config.sampling_sizes,
             "fallbacks": config.fallbacks},
-        "metric": self._task.metric, "goal": self._goal,
+        "metric": self._task.metric,
         "random_seed": config.random_seed, "versions": self._backend.versions,
         "processor": compile_check.processor()}
 

@@ -316,6 +316,17 @@ class UnreachableGoalTest:
         tune_int8.tune(args, int8_config.read(config))
     return report_of(folder)
 
+  def test_with_a_lower_goal_the_history_still_counts(
+      self, sst2_export, sst2_dir, tmp_path):
+    tuning = {"exit_policy": {"performance_only": True}}
+    argv = flags(sst2_export, sst2_dir, tmp_path, config_file(
+        tmp_path, accuracy_criterion={"relative": 0.5}, **tuning))
+    assert conftest.run_script(SCRIPT, *argv).returncode == 0
+    (tmp_path / "int8").rename(tmp_path / "first")
+    config_file(tmp_path, accuracy_criterion={"relative": 0.6}, **tuning)
+    run = conftest.run_script(SCRIPT, *argv)
+    assert run.returncode == 0 and "[from the history]" in run.stdout
+
   def test_report_is_there_and_fall_backs_were_tried(
       self, sst2_export, sst2_dir, tmp_path, monkeypatch):
     report = self.tune(sst2_export, sst2_dir, tmp_path, monkeypatch)
