@@ -41,9 +41,12 @@ class Backend(object):
     layers: list of string, the linear layers that it can quantize, in the order
       of the model.
     never: list of string, those that it can't.
+    depends_on_batch: bool, what a row gives depends on what is computed with
+      it.
   """
 
   framework = None
+  depends_on_batch = False
 
   def __init__(self, source, rows, workspace):
     """Rebuilds the model in float32.

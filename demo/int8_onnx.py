@@ -43,9 +43,11 @@ class _OnnxBackend(int8_backends.Backend):
           f"{source.path} pools windows of texts, which an ONNX model can't: "
           f"take model.framework: {int8_config.TENSORFLOW}.")
     onnxruntime = runner_helpers.import_onnxruntime("INT8 by onnxruntime")
-    self._float = os.path.join(workspace, "float_onnx")
     # What lies there may be of another model, whose history was removed.
-    shutil.rmtree(self._float, ignore_errors=True)
+    shutil.rmtree(workspace, ignore_errors=True)
+    tf.io.gfile.makedirs(workspace)
+    self._workspace = workspace
+    self._float = os.path.join(workspace, "float_onnx")
     with script_helpers.finished_folder(self._float) as temporary:
       compile_model.write_onnx(temporary, source, settings)
     import onnx  # pylint: disable=import-outside-toplevel
@@ -58,7 +60,9 @@ class _OnnxBackend(int8_backends.Backend):
   def quantize(self, folder, setting, fallbacks):
     """See the base class."""
     tf.io.gfile.makedirs(folder)
-    with tempfile.TemporaryDirectory() as staging, _quiet():
+    # A kill leaves what is here for the next start to remove.
+    with tempfile.TemporaryDirectory(
+        dir=self._workspace) as staging, _quiet():
       path = os.path.join(staging, "float.onnx")
       _prepare(os.path.join(self._float, export_helpers.ONNX_MODEL), path)
       self._quantize(
@@ -100,6 +104,7 @@ class IntegerOpsBackend(_OnnxBackend):
   """Activations are quantized as the model runs, each tensor by its range."""
 
   framework = int8_config.INTEGER_OPS
+  depends_on_batch = True  # A tensor has one range, for all rows.
 
   def _quantize(self, path, new_path, values, options):
     """See the base class."""

@@ -110,7 +110,8 @@ def lines(report):
     kernels = result["kernels"]
     count = len(kernels["int8"]) + len(kernels["float"])
     others = kernels["float"]
-    yield (f"Trial {result['trial']}: {result['setting']}. Linear layers in "
+    yield (f"Trial {result['trial']}: {result['setting']}; scored "
+           f"{result['scored']}. Linear layers in "
            f"INT8: {len(kernels['int8'])} of {count}" + (
                f"; in float32: {', '.join(others)}" if others else "") + ".")
     yield "Operations: " + ", ".join(
@@ -173,15 +174,15 @@ def picture(report):
     axes.annotate(str(trial["trial"]), (trial["latency_ms"], trial["score"]),
                   textcoords="offset points", xytext=(5, 5), fontsize=8)
   axes.set_xlim(left=0)
-  axes.set_xlabel(f"ms for {report['trial_batch']} rows of {report['length']} "
-                  f"tokens")
+  axes.set_xlabel(curve_helpers.plain(
+      f"ms for {report['trial_batch']} rows of {report['length']} tokens, "
+      f"{report['threads'] or os.cpu_count()} thread(s) of "
+      f"{report['processor']['name']}"))
   axes.set_ylabel(curve_helpers.plain(f"{report['metric']} of the dev set"))
   axes.set_title(curve_helpers.plain(
       f"{report['task']}: INT8 by {report['framework']}"))
   axes.grid(alpha=0.3)
   axes.legend(fontsize=9)
-  figure.text(0.01, 0.005, curve_helpers.plain(machine_line(report)),
-              fontsize=7, color=_GREY)
   return curve_helpers.as_png(figure)
 
 

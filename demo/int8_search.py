@@ -23,7 +23,8 @@ from demo import script_helpers
 
 HISTORY = "history.jsonl"
 # What the search itself reads of a result.
-_NEEDED = ("score", "difference", "latency_ratio", "bytes", "seconds")
+_NEEDED = ("score", "difference", "latency_ms", "fp32_latency_ms",
+           "latency_ratio", "bytes", "seconds")
 
 
 class Trial(collections.namedtuple("Trial", [

@@ -163,7 +163,7 @@ class Task(object):
     Raises:
       ValueError: the training set can't be read.
     """
-    rows = self._train_rows()
+    rows = self.train_rows()
     order = np.random.RandomState(seed).permutation(len(rows))
     found = []
     for number in order:
@@ -175,14 +175,18 @@ class Task(object):
     return found
 
   def checksum(self):
-    """What tells the rows from others (string): sha256 of both sets."""
+    """What tells the rows from others (string): sha256 of those in use."""
     found = hashlib.sha256()
-    for rows in (self.rows, self._train_rows()):
+    for rows in (self.rows, self._train or []):
       found.update(json.dumps(rows, ensure_ascii=False).encode())
     return found.hexdigest()
 
-  def _train_rows(self):
-    """The rows (list of dict) of the training set, read once."""
+  def train_rows(self):
+    """The rows (list of dict) of the training set, read once.
+
+    Raises:
+      ValueError: it can't be read.
+    """
     if self._train is None:
       _, self._train = self._read("train", self._args.train_file)
     return self._train

@@ -7,8 +7,10 @@ its own search calls may raise what it likes, and is passed over.)
 """
 
 import collections
+import contextlib
 import logging as python_logging
 import os
+import signal
 import tempfile
 
 import tensorflow as tf
@@ -85,7 +87,8 @@ class TensorFlowBackend(int8_backends.Backend):
                       for layer in fallbacks} or None)
     # The library passes over what is raised meanwhile, also by Ctrl-C. Without
     # a score it would put what is not quantized into bfloat16.
-    with script_helpers.deferred_stop(), _Quiet() as said:
+    with script_helpers.deferred_stop(), _deferred_interrupt(), (
+        _Quiet()) as said:
       model = quantization.fit(
           model=self._graph_def, conf=config, calib_dataloader=loader,
           eval_func=lambda graph: 1.0)
@@ -208,6 +211,19 @@ class _Loader(object):
     for start in range(0, len(self), self.batch_size):
       yield predictor.batch_of_rows(
           self._rows[start:start + self.batch_size], _FREE), None
+
+
+@contextlib.contextmanager
+def _deferred_interrupt():
+  """Within it Ctrl-C is noted; KeyboardInterrupt is raised at its end."""
+  came = []
+  before = signal.signal(signal.SIGINT, lambda *unused: came.append(True))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+  if came:
+    raise KeyboardInterrupt
 
 
 class _Quiet(object):

@@ -216,6 +216,8 @@ def tune(args, config):
     export_helpers.read_info(source.path)  # Says what is missing.
   reference = predictor.load(source.path, args.batch_size, config.threads)
   task = _task(args, config, reference)
+  if config.framework != int8_config.INTEGER_OPS:
+    task.train_rows()  # Is missing now rather than after the scoring.
   workspace = _Workspace(args, config)
   _Tuning(args, config, source, reference, task, workspace).run()
 
@@ -308,7 +310,9 @@ class _Tuning(object):
             "sampling_size": config.sampling_sizes,
             "fallbacks": config.fallbacks},
         "metric": self._task.metric,
-        "random_seed": config.random_seed, "versions": self._backend.versions,
+        "random_seed": config.random_seed,
+        "batch_size": self._args.batch_size, "threads": config.threads,
+        "versions": self._backend.versions,
         "processor": compile_check.processor()}
 
   def _measure(self, number, setting, fallbacks):
@@ -316,19 +320,43 @@ class _Tuning(object):
     folder = self._make(number, setting, fallbacks)
     model = predictor.load(
         folder, self._args.batch_size, self._config.threads)
-    outcome = self._task.evaluate(model)
+    outcome, scored = self._outcome(folder, model)
     speed = int8_task.measure_speed(
         {"fp32": self._reference, "int8": model}, self._rows[:_TRIAL_BATCH],
         _TRIAL_WARMUP, _TRIAL_CALLS)
     model.close()
     return {
         "score": outcome.scores[self._task.metric], "scores": outcome.scores,
+        "scored": scored,
         **int8_task.differences(self._expected.answers, outcome.answers),
         "latency_ms": speed["int8"]["latency_ms"],
         "fp32_latency_ms": speed["fp32"]["latency_ms"],
         "latency_ratio": speed["int8"]["ratio"],
         "bytes": compile_check.size(folder),
         "kernels": self._backend.kernels(folder)}
+
+  def _outcome(self, folder, model):
+    """What a model answers to the dev set, and how it was asked.
+
+    Where rows of a batch have to do with each other it is asked in batches and
+    row by row: users do both. The lower score counts.
+
+    Args:
+      folder: string.
+      model: predictor.Predictor of it.
+
+    Returns:
+      (int8_task.Outcome, string).
+    """
+    outcomes = {f"in batches of {self._args.batch_size}":
+                self._task.evaluate(model)}
+    if self._backend.depends_on_batch:
+      single = predictor.load(folder, 1, self._config.threads)
+      outcomes["row by row"] = self._task.evaluate(single)
+      single.close()
+    scored = min(outcomes, key=lambda name: outcomes[name].scores[
+        self._task.metric])
+    return outcomes[scored], scored
 
   def _make(self, number, setting, fallbacks):
     """Writes the model of a trial; returns its folder."""

@@ -114,7 +114,8 @@ class DefaultsTest:
         threads=0, relative=0.01, absolute=None, objective="performance",
         timeout=0.0, max_trials=100, performance_only=False, random_seed=1978,
         workspace=None, resume=None)
-    assert found.wise == int8_config.CAPABILITIES["onnxrt_qlinearops"]
+    assert found.wise == {**int8_config.CAPABILITIES["onnxrt_qlinearops"],
+                          int8_config.SMOOTH_QUANT: ("off",)}
 
   @pytest.mark.parametrize("key", [
       "device", "quantization", "quantization.approach",
@@ -421,7 +422,8 @@ class GoalTest:
 class SettingsTest:
 
   @pytest.mark.parametrize("framework, names", [
-      ("tensorflow", ["the only setting"]),
+      ("tensorflow", [f"smooth_quant_alpha {alpha}"
+                      for alpha in ("off", "0.5", "0.7")]),
       ("onnxrt_integerops", [
           f"weight.granularity {granularity}, weight.dtype {dtype}"
           for granularity in ("per_channel", "per_tensor")
@@ -440,6 +442,8 @@ class SettingsTest:
       # Nothing is calibrated where activations are measured as they come.
       assert values.pop("sampling_size") == (
           0 if framework == "onnxrt_integerops" else 100)
+      alpha = values.pop(int8_config.SMOOTH_QUANT)
+      assert alpha == "off" or framework == "tensorflow"
       assert sorted(values) == sorted(int8_config.CAPABILITIES[framework])
       for key, value in values.items():
         assert value in int8_config.CAPABILITIES[framework][key]
@@ -450,12 +454,34 @@ class SettingsTest:
   def test_each_size_is_one_and_has_a_name_of_its_own(self):
     text = nested("quantization.calibration.sampling_size", "[5, 9, 5]")
     found = int8_backends.settings(config(text, "tensorflow"))
-    assert [setting.name for setting in found] == [
-        "sampling_size 5", "sampling_size 9"]
-    assert [setting.values["sampling_size"] for setting in found] == [5, 9]
+    assert [setting.name for setting in found[:2]] == [
+        "smooth_quant_alpha off, sampling_size 5",
+        "smooth_quant_alpha off, sampling_size 9"]
+    assert [setting.values["sampling_size"] for setting in found] == [
+        5, 9, 5, 9, 5, 9]
     found = int8_backends.settings(config(text))
     assert len({setting.name for setting in found}) == len(found) == 24
     assert len(int8_backends.settings(config(text, "onnxrt_integerops"))) == 4
+
+  @pytest.mark.parametrize("value, names", [
+      ("off", ["the only setting"]), ("0.3", ["the only setting"]),
+      ("[0.3, off]", ["smooth_quant_alpha 0.3", "smooth_quant_alpha off"])])
+  def test_alphas_of_smooth_quant(self, value, names):
+    text = nested("quantization.recipes.smooth_quant_alpha", value)
+    found = int8_backends.settings(config(text, "tensorflow"))
+    assert [setting.name for setting in found] == names
+
+  @pytest.mark.parametrize("framework, value, message", [
+      ("tensorflow", "1.5", "off, 0.5, 0.7 or any number from 0 to 1"),
+      ("tensorflow", "-1", "a number from 0"),
+      ("tensorflow", "much", "a number from 0"),
+      ("onnxrt_integerops", "0.5", "onnxrt_integerops has off."),
+      ("onnxrt_qlinearops", "0.5", "onnxrt_qlinearops has off.")])
+  def test_alphas_that_there_are_not(self, framework, value, message):
+    found = refusal(nested(
+        "quantization.recipes.smooth_quant_alpha", value), framework)
+    assert message in found and found.startswith(
+        f"conf.yaml, line 2: quantization.recipes.smooth_quant_alpha: {value}")
 
   def test_a_type_with_another_types_scheme_leaves_none(self):
     with pytest.raises(ValueError, match="leaves no setting: int8 goes with"):

@@ -23,7 +23,8 @@ def trial(number, score, latency, meets_goal, **changes):
       "meets_goal": meets_goal, "score": score,
       "scores": {"f1": score, "accuracy": score - 0.125},
       "difference": 0.0123, "flips": 10 + number, "latency_ms": latency,
-      "latency_ratio": latency / 80, "bytes": 110_000_000 + number,
+      "scored": "row by row", "latency_ratio": latency / 80,
+      "bytes": 110_000_000 + number,
       "kernels": {"int8": ["pooler", "layer_0/output"],
                   "float": ["layer_0/query"],
                   "operations": {"MatMulInteger": 73, "DynamicQuant": 49}},
@@ -196,7 +197,8 @@ class LinesTest:
         "Goal: f1 of 0.8712 or more (relative 0.01; fp32 has 0.8800). 2 "
         "trial(s); ended by: the goal holds, and timeout is 0.",
         *int8_report.table(found),
-        "Trial 2: weight.dtype int2. Linear layers in INT8: 2 of 3; in "
+        "Trial 2: weight.dtype int2; scored row by row. Linear layers in INT8: "
+        "2 of 3; in "
         "float32: layer_0/query.",
         "Operations: 49 DynamicQuant, 73 MatMulInteger.",
         "Size: 440.0 MB before, 110.0 after (0.25), 12 answer(s) changed in "
@@ -221,7 +223,8 @@ class LinesTest:
   def test_of_a_model_that_is_all_int8_name_no_layers(self):
     found = report()
     found["trials"][1]["kernels"]["float"] = []
-    assert ("Trial 2: weight.dtype int2. Linear layers in INT8: 2 of 2."
+    assert ("Trial 2: weight.dtype int2; scored row by row. Linear layers in "
+            "INT8: 2 of 2."
             in list(int8_report.lines(found)))
 
 

@@ -56,6 +56,7 @@ class Bench(object):
         # The settings are worse, the faster and smaller they are.
         "latency_ratio": {"rough": 0.4, "fine": 0.5}[setting] + 0.01 * len(
             fallbacks),
+        "latency_ms": 3.0, "fp32_latency_ms": 6.0,
         "bytes": {"rough": 60, "fine": 50}[setting] + len(fallbacks)}
 
   def clock(self):
@@ -354,12 +355,13 @@ class HistoryTest:
     assert lines[2] == {
         "trial": 3, "setting": "fine", "fallbacks": ["d"], "result": {
             "score": pytest.approx(0.78), "difference": 0.1, "bytes": 51,
+            "latency_ms": 3.0, "fp32_latency_ms": 6.0,
             "latency_ratio": 0.51, "seconds": 3.0}}
 
   def test_finds_layers_in_any_order(self, path):
     history = int8_search.History(str(path), ABOUT)
     result = {"score": 1, "difference": 0, "latency_ratio": 1, "bytes": 1,
-              "seconds": 1}
+              "latency_ms": 1, "fp32_latency_ms": 1, "seconds": 1}
     history.add(1, "fine", ("b", "a"), result)
     for again in (history, int8_search.History(str(path), ABOUT)):
       assert len(again) == 1

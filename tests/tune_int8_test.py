@@ -156,6 +156,10 @@ class TuneTest:
     assert {"fp32", "fp32 compiled", "INT8"} <= set(report["comparison"]["8"])
     if framework == "onnxrt_integerops":
       assert report["calibration_rows"] == {}
+      # The range of an activation is that of all rows of a batch.
+      model = predictor.load(f"{folder}/int8")
+      texts = ["good", "a dull and awful bad film", "great great"]
+      assert model(texts) != [model(text) for text in texts]
     else:
       assert report["calibration_rows"] == {"20": 20}
     workspace = folder / "int8.tuning"
