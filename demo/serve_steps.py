@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -118,12 +119,25 @@ def _process(program, arguments, environment, log):
   command = [sys.executable,
              *([program] if program.endswith(".py") else ["-m", program]),
              *arguments]
+  # Python passes over a Ctrl-C that comes within what it does at a fork: it
+  # waits until the process can be stopped.
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+  def prepare():
+    launch.end_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
   with open(log, "wb") as writer:
-    process = subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn
-        command, stdin=subprocess.DEVNULL, stdout=writer,
-        stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})},
-        preexec_fn=launch.end_with_parent)
     try:
+      process = subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn
+          command, stdin=subprocess.DEVNULL, stdout=writer,
+          stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})},
+          preexec_fn=prepare)
+    except BaseException:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
+      raise
+    try:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
       yield process
     finally:
       _stop(process)
