@@ -20,6 +20,29 @@ def nbest_of(answer):
   return json.loads(nbest) if isinstance(nbest, str) else nbest
 
 
+def differences(one, other):
+  """How far an answer is from another one to the same item.
+
+  Args:
+    one: dict, see `predictor.Predictor`.
+    other: the same.
+
+  Returns:
+    (bool, list of float): whether label or answer is the same, None for
+    numbers; and the absolute differences of the probabilities (of an answer to
+    a question its own, none where it is another), or of the numbers.
+  """
+  if "value" in one:
+    return None, [abs(one["value"] - other["value"])]
+  if "answer" in one:
+    if one["answer"] != other["answer"]:
+      return False, []
+    return True, [abs(one["probability"] - other["probability"])]
+  return one["label"] == other["label"], [
+      abs(value - other["probabilities"][label])
+      for label, value in one["probabilities"].items()]
+
+
 def scores(kind, task, items, answers, labels):
   """The scores of the answered rows of which it is known what is right.
 

@@ -69,12 +69,25 @@ def _of_task(options):
   except NotImplementedError:
     raise ValueError(f"--split={split}: the task {options.task_name} has no "
                      f"such set.") from None
-  rows = [_row(example.text_a, example.text_b,
-               None if split == "test" else example.label)
-          for example in examples]
+  rows = rows_of(examples, split != "test")
   if not rows:
     raise ValueError(f"{folder}: the {split} set has no row.")
   return task, rows
+
+
+def rows_of(examples, are_labelled):
+  """The rows of a task's examples.
+
+  Args:
+    examples: list of run_classifier.InputExample.
+    are_labelled: bool, their labels are true ones.
+
+  Returns:
+    List of dict, see `read`.
+  """
+  return [_row(example.text_a, example.text_b,
+               example.label if are_labelled else None)
+          for example in examples]
 
 
 def _of_table(options):

@@ -305,9 +305,8 @@ class InferenceModel(object):
     return self.outputs_of(self.logits)
 
   def outputs_of(self, logits):
-    """The outputs of a classifier: dict with "probabilities", [B, L]."""
-    return {"probabilities": (logits if self._sizes.kind == "regression"
-                              else tf.nn.softmax(logits))}
+    """See `classifier_outputs`."""
+    return classifier_outputs(self._sizes, logits)
 
   def _output_layer(self, matrix):
     """The output layer: [n, W] -> [n, L]."""
@@ -326,6 +325,20 @@ class InferenceModel(object):
                         [*tokens.shape, 2])
     logits = tf.where(tokens.is_real[:, :, tf.newaxis], logits, PADDING_LOGIT)
     return {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
+
+
+def classifier_outputs(sizes, logits):
+  """The outputs of a classifier or regression model.
+
+  Args:
+    sizes: compile_reader.Sizes.
+    logits: float32 [B, L].
+
+  Returns:
+    Dict with "probabilities", float32 [B, L].
+  """
+  return {"probabilities": (logits if sizes.kind == "regression"
+                            else tf.nn.softmax(logits))}
 
 
 class _Tokens(object):

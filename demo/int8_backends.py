@@ -14,10 +14,14 @@ that is served and read like any export.
 import collections
 import itertools
 
+import tensorflow as tf
+
 from demo import compile_graph
 from demo import compile_model
 from demo import int8_config
+from demo import predictor
 
+_FREE = {"input_ids": tf.TensorSpec([None, None], tf.int32)}
 _START, _END = f"{compile_graph.SCOPE}/", f"/{compile_graph.PRODUCT}"
 
 
@@ -121,6 +125,18 @@ def _fits(values):
       values[f"{side}.scheme"] == ("sym" if values[f"{side}.dtype"] == "int8"
                                    else "asym")
       for side in ("weight", "activation"))
+
+
+def batch_of_rows(rows):
+  """Rows to calibrate with, as the rebuilt model takes them.
+
+  Args:
+    rows: list of predictor.Row.
+
+  Returns:
+    Dict name -> int32 [B, S].
+  """
+  return predictor.batch_of_rows(rows, _FREE)
 
 
 def layer_of(operation):

@@ -319,26 +319,18 @@ def _refused(why):
 
 def _whole(least):
   """Function that takes a whole number from `least`."""
-  def convert(value):
-    try:
-      number = int(value)
-    except (TypeError, ValueError):
-      number = None
-    if number is None or not least <= number < 2 ** 31:
-      raise ValueError(f"a whole number from {least} is needed")
-    return number
-  return convert
+  return _number(least, int, 2 ** 31, "a whole number")
 
 
-def _number(least):
-  """Function that takes a finite number from `least`."""
+def _number(least, kind=float, end=float("inf"), what="a number"):
+  """Function that takes a number from `least` and below `end`."""
   def convert(value):
     try:
-      number = float(value)
+      number = kind(value)
     except (TypeError, ValueError):
       number = None
-    if number is None or not least <= number < float("inf"):
-      raise ValueError(f"a number from {least} is needed")
+    if number is None or not least <= number < end:
+      raise ValueError(f"{what} from {least} is needed")
     return number
   return convert
 

@@ -19,11 +19,8 @@ from demo import compile_onnx
 from demo import export_helpers
 from demo import int8_backends
 from demo import int8_config
-from demo import predictor
 from demo import runner_helpers
-from demo import script_helpers
 
-_FREE = {"input_ids": tf.TensorSpec([None, None], tf.int32)}
 _TABLE = "word_embeddings"
 _METHODS = {"minmax": "MinMax", "percentile": "Percentile", "kl": "Entropy"}
 _INT8_PRODUCTS = ("MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat",
@@ -47,31 +44,40 @@ class _OnnxBackend(int8_backends.Backend):
     shutil.rmtree(workspace, ignore_errors=True)
     tf.io.gfile.makedirs(workspace)
     self._workspace = workspace
-    self._float = os.path.join(workspace, "float_onnx")
-    with script_helpers.finished_folder(self._float) as temporary:
-      compile_model.write_onnx(temporary, source, settings)
+    self._float = self._write_float(settings)
     import onnx  # pylint: disable=import-outside-toplevel
     self.versions = {"onnxruntime": onnxruntime.__version__,
                      "onnx": onnx.__version__}
-    int8, other = _layers(_read(self._float))
+    model = onnx.load(self._float)
+    self._left_out = _others(model)
+    int8, self.layers = _layers(model)
     assert not int8
-    self.layers, self.never = other, []
+    self.never = []
+
+  def _write_float(self, settings):
+    """Writes the model in float32 with its types and shapes (path)."""
+    # pylint: disable-next=import-outside-toplevel
+    from onnxruntime.quantization import shape_inference
+    path = os.path.join(self._workspace, "float.onnx")
+    with tempfile.TemporaryDirectory(dir=self._workspace) as staging, _quiet():
+      folder = os.path.join(staging, "float")
+      compile_model.write_onnx(folder, self._source, settings)
+      shape_inference.quant_pre_process(
+          os.path.join(folder, export_helpers.ONNX_MODEL), path,
+          skip_optimization=True, skip_symbolic_shape=True)
+    return path
 
   def quantize(self, folder, setting, fallbacks):
     """See the base class."""
     tf.io.gfile.makedirs(folder)
-    # A kill leaves what is here for the next start to remove.
-    with tempfile.TemporaryDirectory(
-        dir=self._workspace) as staging, _quiet():
-      path = os.path.join(staging, "float.onnx")
-      _prepare(os.path.join(self._float, export_helpers.ONNX_MODEL), path)
+    with _quiet():
       self._quantize(
-          path, os.path.join(folder, export_helpers.ONNX_MODEL),
+          self._float, os.path.join(folder, export_helpers.ONNX_MODEL),
           setting.values,
           dict(per_channel=setting.values["weight.granularity"] ==
                "per_channel", op_types_to_quantize=["MatMul", "Gather"],
                nodes_to_exclude=[*map(int8_backends.operation_of, fallbacks),
-                                 *_others(path)]))
+                                 *self._left_out]))
     compile_onnx.copy_assets(
         folder, self._source.assets(), int8_backends.new_info(
             self._source, self.framework, setting, fallbacks, self.versions,
@@ -93,7 +99,7 @@ class _OnnxBackend(int8_backends.Backend):
     int8, other = _layers(_read(folder))
     with tempfile.TemporaryDirectory() as staging:
       path = os.path.join(staging, export_helpers.ONNX_MODEL)
-      _optimize(folder, path)
+      runner_helpers.onnx_session(folder, optimized_path=path)
       nodes = _read(staging).graph.node
     counts = collections.Counter(
         node.op_type for node in nodes if node.op_type in _INT8_PRODUCTS)
@@ -143,7 +149,7 @@ class QLinearOpsBackend(_OnnxBackend):
       def get_next(self):
         """The inputs of a row, None after the last."""
         row = next(self._left, None)
-        return row and predictor.batch_of_rows([row], _FREE)
+        return row and int8_backends.batch_of_rows([row])
 
     method = values["activation.algorithm"]
     # Histograms are made of outputs, which would all be kept and joined to one
@@ -174,30 +180,10 @@ def _read(folder):
   return onnx.load(os.path.join(folder, export_helpers.ONNX_MODEL))
 
 
-def _optimize(folder, new_path):
-  """Writes a model as onnxruntime runs it on this machine."""
-  onnxruntime = runner_helpers.import_onnxruntime(folder)
-  options = onnxruntime.SessionOptions()
-  options.optimized_model_filepath = new_path
-  options.log_severity_level = 3  # Errors.
-  onnxruntime.InferenceSession(
-      os.path.join(folder, export_helpers.ONNX_MODEL), options,
-      providers=["CPUExecutionProvider"])
-
-
-def _prepare(path, new_path):
-  """Copies a model; its types and shapes are in the copy."""
-  # pylint: disable-next=import-outside-toplevel
-  from onnxruntime.quantization import shape_inference
-  shape_inference.quant_pre_process(
-      path, new_path, skip_optimization=True, skip_symbolic_shape=True)
-
-
-def _others(path):
+def _others(model):
   """The names of what is no linear layer and not the table of words."""
-  import onnx  # pylint: disable=import-outside-toplevel
   return [
-      node.name for node in onnx.load(path).graph.node
+      node.name for node in model.graph.node
       if node.op_type == "Gather" and _TABLE not in node.input[0] or
       node.op_type == "MatMul" and int8_backends.layer_of(node.name) is None]
 

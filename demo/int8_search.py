@@ -172,8 +172,13 @@ class Search(object):
     self._measure, self._history = measure, history
     self._on_trial, self._clock = on_trial, clock
     self._start, self._earlier = clock(), 0.0
-    self.trials, self.stopped_by = [], None
-    self._by_key = {}
+    self.stopped_by = None
+    self._by_key = {}  # In their order.
+
+  @property
+  def trials(self):
+    """See the class."""
+    return list(self._by_key.values())
 
   def run(self):
     """Searches.
@@ -250,7 +255,6 @@ class Search(object):
                   self._config.performance_only or
                   result["score"] >= self._goal)
     self._by_key[key] = trial
-    self.trials.append(trial)
     self._on_trial(trial, self.winner(), is_old)
     if self._config.performance_only:
       raise _Finished("performance_only: one trial")

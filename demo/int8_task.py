@@ -5,6 +5,7 @@ Calibration takes rows of the training set, scoring those of the dev set.
 """
 
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 
 from demo import answer_scores
 from demo import client_rows
+from demo import latency_helpers
 from demo import predictor
 import run_classifier
 import tokenization
@@ -95,9 +97,7 @@ class Task(object):
     if self.name != "mnli" or not os.path.exists(
         os.path.join(folder, processor.files["dev"])):
       return [], []
-    rows = [{"text_a": example.text_a, "text_b": example.text_b,
-             "label": example.label}
-            for example in processor.get_dev_examples(folder)]
+    rows = client_rows.rows_of(processor.get_dev_examples(folder), True)
     return rows, [self._codec.encode(client_rows.item_of(row)) for row in rows]
 
   def _check(self, model):
@@ -121,23 +121,24 @@ class Task(object):
       raise ValueError(f"--task_name={self._args.task_name}: {model.path} is a "
                        f"model for {task}, which has the same labels.")
 
-  def evaluate(self, model):
+  def evaluate(self, model, batch_size=None):
     """Answers the dev set.
 
     Args:
       model: predictor.Predictor.
+      batch_size: int, see `predictor.Predictor.answers`.
 
     Returns:
       Outcome. Of MNLI its scores have "mismatched_accuracy" too, where that
       set is there.
     """
-    answers = model.answers(self._encoded)
+    answers = model.answers(self._encoded, batch_size)
     scores = self._scores(self.rows, answers)
     rows, encoded = self._others
     if rows:
       scores.update({
           f"mismatched_{name}": value for name, value in self._scores(
-              rows, model.answers(encoded)).items()})
+              rows, model.answers(encoded, batch_size)).items()})
     if self.metric not in scores:
       raise ValueError(f"evaluation.accuracy.metric: {self.metric} is no score "
                        f"of {self.name}, which has {', '.join(scores)}.")
@@ -249,18 +250,9 @@ def differences(expected, found):
   """
   flips, sizes = 0, []
   for one, other in zip(expected, found):
-    if "value" in one:
-      sizes.append(abs(one["value"] - other["value"]))
-      continue
-    key = "answer" if "answer" in one else "label"
-    flips += one[key] != other[key]
-    if key == "label":
-      sizes.append(float(np.mean([
-          abs(value - other["probabilities"][label])
-          for label, value in one["probabilities"].items()])))
-    else:
-      sizes.append(1.0 if one[key] != other[key] else
-                   abs(one["probability"] - other["probability"]))
+    is_same, apart = answer_scores.differences(one, other)
+    flips += is_same is False
+    sizes.append(float(np.mean(apart or [1.0])))
   return {"flips": None if "value" in expected[0] else flips,
           "difference": float(np.mean(sizes))}
 
@@ -280,24 +272,19 @@ def measure_speed(models, rows, warmup, iterations):
     "ratio", median of how many times as long as the first model's call before
     or after it this one's took.
   """
-  taken = {name: [] for name in models}
+  calls = {name: functools.partial(model.run, [[row] for row in rows])
+           for name, model in models.items()}
+  taken = []
   until = time.monotonic() + _MOST_SECONDS
   for number in range(warmup + iterations):
     if number >= warmup + _FEWEST_CALLS and time.monotonic() > until:
       break
-    names = list(models)
-    # Who comes first may find the caches cold: each does as often.
-    for name in names if number % 2 else names[::-1]:
-      start = time.perf_counter()
-      models[name].run([[row] for row in rows])
-      taken[name].append(time.perf_counter() - start)
-  first = taken[next(iter(models))][warmup:]
-  found = {}
-  for name, seconds in taken.items():
-    seconds = seconds[warmup:]
-    middle = statistics.median(seconds)
+    taken.append(latency_helpers.time_in_turn(calls, number))
+  first, found = next(iter(models)), {}
+  for name in models:
+    middle = statistics.median(turn[name] for turn in taken[warmup:])
     found[name] = {
         "latency_ms": 1e3 * middle, "rows_per_second": len(rows) / middle,
         "ratio": statistics.median(
-            one / other for one, other in zip(seconds, first))}
+            turn[name] / turn[first] for turn in taken[warmup:])}
   return found

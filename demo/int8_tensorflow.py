@@ -9,8 +9,10 @@ its own search calls may raise what it likes, and is passed over.)
 import collections
 import contextlib
 import logging as python_logging
+from logging import handlers as handlers_of_logging
 import os
 import signal
+import sys
 import tempfile
 
 import tensorflow as tf
@@ -21,15 +23,12 @@ from demo import export_helpers
 from demo import horovod_helpers
 from demo import int8_backends
 from demo import int8_config
-from demo import predictor
 from demo import script_helpers
 
 _INSTALL = ("pip install neural-compressor==2.6 pandas==2.2.3 "
             "opencv-python-headless==4.11.0.86")
 _INT8_PRODUCT = "QuantizedMatMul"
-_SUFFIX = "_eightbit_quantized_mat_mul"
 _BATCH = 8
-_FREE = {"input_ids": tf.TensorSpec([None, None], tf.int32)}
 
 
 class TensorFlowBackend(int8_backends.Backend):
@@ -88,13 +87,15 @@ class TensorFlowBackend(int8_backends.Backend):
     # The library passes over what is raised meanwhile, also by Ctrl-C. Without
     # a score it would put what is not quantized into bfloat16.
     with script_helpers.deferred_stop(), _deferred_interrupt(), (
-        _Quiet()) as said:
+        _quiet()) as errors:
       model = quantization.fit(
           model=self._graph_def, conf=config, calib_dataloader=loader,
           eval_func=lambda graph: 1.0)
     if model is None:
-      raise ValueError(f"neural-compressor gave no model for "
-                       f"{setting.name}: {said.first_error()}")
+      said = errors[0].getMessage().strip() if errors else ""
+      raise ValueError(
+          f"neural-compressor gave no model for {setting.name}: "
+          f"{said.partition(chr(10))[0] or 'it did not say why'}")
     return model.graph_def
 
   def kernels(self, folder):
@@ -117,7 +118,6 @@ class TensorFlowBackend(int8_backends.Backend):
 
 def _layer_in(name):
   """The linear layer that an operation's name says, however it was renamed."""
-  name = name.replace(_SUFFIX, "")
   start = name.find(f"{compile_graph.SCOPE}/")
   end = name.find(f"/{compile_graph.PRODUCT}")
   return name[start + len(compile_graph.SCOPE) + 1:end]
@@ -150,8 +150,7 @@ class _Int8Model(object):
 
   def outputs_of(self, logits):
     """See `compile_graph.InferenceModel.outputs_of`."""
-    return {"probabilities": (logits if self._sizes.kind == "regression"
-                              else tf.nn.softmax(logits))}
+    return compile_graph.classifier_outputs(self._sizes, logits)
 
 
 def _output_names(sizes):
@@ -209,8 +208,8 @@ class _Loader(object):
 
   def __iter__(self):
     for start in range(0, len(self), self.batch_size):
-      yield predictor.batch_of_rows(
-          self._rows[start:start + self.batch_size], _FREE), None
+      yield int8_backends.batch_of_rows(
+          self._rows[start:start + self.batch_size]), None
 
 
 @contextlib.contextmanager
@@ -226,35 +225,22 @@ def _deferred_interrupt():
     raise KeyboardInterrupt
 
 
-class _Quiet(object):
-  """Within it neural-compressor's reports are kept, not printed."""
+@contextlib.contextmanager
+def _quiet():
+  """Within it neural-compressor prints nothing.
 
-  def __enter__(self):
-    self._errors = []
-    self._logger = python_logging.getLogger("neural_compressor")
-    self._handlers = self._logger.handlers[:]
-    self._logger.handlers[:] = [self._handler()]
-    return self
-
-  def __exit__(self, *exception):
-    self._logger.handlers[:] = self._handlers
-
-  def _handler(self):
-    keep = self._errors
-
-    class Handler(python_logging.Handler):
-      """Keeps errors."""
-
-      def emit(self, record):
-        if record.levelno >= python_logging.ERROR:
-          keep.append(record.getMessage())
-
-    return Handler()
-
-  def first_error(self):
-    """What it said first (string)."""
-    lines = "\n".join(self._errors).strip().splitlines()
-    return lines[0] if lines else "it did not say why"
+  Yields:
+    List of logging.LogRecord, the errors that it reports.
+  """
+  logger = python_logging.getLogger("neural_compressor")
+  handlers = logger.handlers[:]
+  keeper = handlers_of_logging.BufferingHandler(sys.maxsize)
+  keeper.setLevel(python_logging.ERROR)
+  logger.handlers[:] = [keeper]
+  try:
+    yield keeper.buffer
+  finally:
+    logger.handlers[:] = handlers
 
 
 def _import_compressor():

@@ -12,15 +12,18 @@ batch before the next one is taken, so that they see the same machine. The
 answers of the first model are what those of the others are compared with.
 """
 
+import functools
 import json
 import os
 import time
 
 from absl import flags
 
+from demo import answer_scores
 from demo import bert_client
 from demo import client_rows
 from demo import compile_check
+from demo import latency_helpers
 from demo import predictor
 from demo import script_helpers
 from demo import serving_models
@@ -112,13 +115,12 @@ def _take_time(models, encoded, batches, seconds):
   until, count = time.monotonic() + seconds * len(models), 0
   while not count or time.monotonic() < until:
     batch = batches[count % len(batches)]
-    # Who comes first may find the caches cold: each does as often.
-    names = list(models) if count % 2 else list(models)[::-1]
-    for name in names:
-      rows = [encoded[name][number].rows for number in batch]
-      start = time.perf_counter()
-      models[name].run(rows)
-      taken[name].append(time.perf_counter() - start)
+    turn = latency_helpers.time_in_turn({
+        name: functools.partial(model.run, [
+            encoded[name][number].rows for number in batch])
+        for name, model in models.items()}, count)
+    for name, spent in turn.items():
+      taken[name].append(spent)
     count += 1
   return taken
 
@@ -138,20 +140,12 @@ def compare(expected, found):
   """
   agreed, largest = [], 0.0
   for number, one in expected.items():
-    other = found[number]
-    if "value" in one:
-      differences = [abs(one["value"] - other["value"])]
-    elif "answer" in one:
-      agreed.append(one["answer"] == other["answer"])
-      differences = [abs(one["probability"] - other["probability"])
-                     if agreed[-1] else 0.0]
-    else:
-      agreed.append(one["label"] == other["label"])
-      differences = [abs(value - other["probabilities"][label])
-                     for label, value in one["probabilities"].items()]
+    is_same, differences = answer_scores.differences(one, found[number])
+    if is_same is not None:
+      agreed.append(is_same)
     # NaN is no difference that max() would see.
-    largest = max(largest, *(x if x == x else float("inf")
-                             for x in differences))
+    largest = max([largest, *(x if x == x else float("inf")
+                              for x in differences)])
   return {"label_agreement": sum(agreed) / len(agreed) if agreed else None,
           "largest_difference": largest if largest < float("inf") else None}
 

@@ -87,17 +87,18 @@ class Predictor(object):
       return self([items])[0]
     return self.answers([self.codec.encode(item) for item in items])
 
-  def answers(self, encoded):
+  def answers(self, encoded, batch_size=None):
     """Answers what `codec` encoded, in batches.
 
     Args:
       encoded: list of Encoded.
+      batch_size: int, see `load`; None for what was said there.
 
     Returns:
       List of the answers in their order, see `__call__`.
     """
     outputs = [None] * len(encoded)
-    for batch in self._batches(encoded):
+    for batch in _batches(encoded, batch_size or self._batch_size):
       for number, output in zip(batch, self.run(
           [encoded[number].rows for number in batch])):
         outputs[number] = output
@@ -107,24 +108,6 @@ class Predictor(object):
   def close(self):
     """Frees the model; nothing can be asked any more."""
     self._runner.close()
-
-  def _batches(self, encoded):
-    """Numbers of the items of each batch: what is of a length stays together.
-
-    A batch has `batch_size` rows at most, or one item of more of them.
-    """
-    order = sorted(range(len(encoded)),
-                   key=lambda number: max(map(len, encoded[number].rows[0])))
-    batch, size = [], 0
-    for number in order:
-      rows = len(encoded[number].rows)
-      if batch and size + rows > self._batch_size:
-        yield batch
-        batch, size = [], 0
-      batch.append(number)
-      size += rows
-    if batch:
-      yield batch
 
   def run(self, rows_of_items):
     """Runs the model on a batch of items that `codec` encoded.
@@ -154,6 +137,25 @@ class Predictor(object):
     starts = np.cumsum([0] + counts)
     return [{name: array[start:end] for name, array in outputs.items()}
             for start, end in zip(starts, starts[1:])]
+
+
+def _batches(encoded, batch_size):
+  """Numbers of the items of each batch: what is of a length stays together.
+
+  A batch has `batch_size` rows at most, or one item of more of them.
+  """
+  order = sorted(range(len(encoded)),
+                 key=lambda number: max(map(len, encoded[number].rows[0])))
+  batch, size = [], 0
+  for number in order:
+    rows = len(encoded[number].rows)
+    if batch and size + rows > batch_size:
+      yield batch
+      batch, size = [], 0
+    batch.append(number)
+    size += rows
+  if batch:
+    yield batch
 
 
 def batch_of_rows(rows, specs):

@@ -148,15 +148,7 @@ class OnnxRunner(object):
 
   def __init__(self, path, num_threads=0):
     """See `load_runner`."""
-    onnxruntime = import_onnxruntime(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    # Threads that wait for work leave their cores to others.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # Errors.
-    self._session = onnxruntime.InferenceSession(
-        os.path.join(path, export_helpers.ONNX_MODEL), options,
-        providers=["CPUExecutionProvider"])
+    self._session = onnx_session(path, num_threads)
     self.specs = _specs(self._session.get_inputs(), tf.int32)
     self.outputs = _specs(self._session.get_outputs(), tf.float32)
 
@@ -178,6 +170,33 @@ def _specs(arguments, dtype):
   return {argument.name: tf.TensorSpec(
       [size if isinstance(size, int) else None for size in argument.shape],
       dtype, argument.name) for argument in arguments}
+
+
+def onnx_session(path, num_threads=0, optimized_path=""):
+  """Opens an ONNX model.
+
+  Args:
+    path: string, its folder.
+    num_threads: int, see `load_runner`.
+    optimized_path: string, file to write the model to as it is run on this
+      machine; "" for none.
+
+  Returns:
+    onnxruntime.InferenceSession.
+
+  Raises:
+    ValueError: onnxruntime is not installed.
+  """
+  onnxruntime = import_onnxruntime(path)
+  options = onnxruntime.SessionOptions()
+  options.intra_op_num_threads = num_threads
+  options.optimized_model_filepath = optimized_path
+  # Threads that wait for work leave their cores to others.
+  options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+  options.log_severity_level = 3  # Errors.
+  return onnxruntime.InferenceSession(
+      os.path.join(path, export_helpers.ONNX_MODEL), options,
+      providers=["CPUExecutionProvider"])
 
 
 def import_onnxruntime(what):

@@ -231,8 +231,8 @@ class _Tuning(object):
     self._reference, self._task = reference, task
     self._workspace = workspace
     self._calibration = {}
-    self._settings = int8_backends.settings(config)
-    self._by_name = {setting.name: setting for setting in self._settings}
+    self._settings = {setting.name: setting
+                      for setting in int8_backends.settings(config)}
     self._backend = _BACKENDS[config.framework](
         source, self._calibration_rows, workspace.scratch)
     self._check_fallbacks()
@@ -261,7 +261,7 @@ class _Tuning(object):
         self._workspace.keep_only(best and best.number)
 
       search = int8_search.Search(
-          config, self._goal, list(self._by_name), layers, self._measure,
+          config, self._goal, list(self._settings), layers, self._measure,
           history, on_trial)
       winner = search.run()
     model = self._model_of(winner) if winner else None
@@ -320,7 +320,7 @@ class _Tuning(object):
     folder = self._make(number, setting, fallbacks)
     model = predictor.load(
         folder, self._args.batch_size, self._config.threads)
-    outcome, scored = self._outcome(folder, model)
+    outcome, scored = self._outcome(model)
     speed = int8_task.measure_speed(
         {"fp32": self._reference, "int8": model}, self._rows[:_TRIAL_BATCH],
         _TRIAL_WARMUP, _TRIAL_CALLS)
@@ -335,15 +335,14 @@ class _Tuning(object):
         "bytes": compile_check.size(folder),
         "kernels": self._backend.kernels(folder)}
 
-  def _outcome(self, folder, model):
+  def _outcome(self, model):
     """What a model answers to the dev set, and how it was asked.
 
     Where rows of a batch have to do with each other it is asked in batches and
     row by row: users do both. The lower score counts.
 
     Args:
-      folder: string.
-      model: predictor.Predictor of it.
+      model: predictor.Predictor.
 
     Returns:
       (int8_task.Outcome, string).
@@ -351,9 +350,7 @@ class _Tuning(object):
     outcomes = {f"in batches of {self._args.batch_size}":
                 self._task.evaluate(model)}
     if self._backend.depends_on_batch:
-      single = predictor.load(folder, 1, self._config.threads)
-      outcomes["row by row"] = self._task.evaluate(single)
-      single.close()
+      outcomes["row by row"] = self._task.evaluate(model, batch_size=1)
     scored = min(outcomes, key=lambda name: outcomes[name].scores[
         self._task.metric])
     return outcomes[scored], scored
@@ -365,7 +362,7 @@ class _Tuning(object):
       shutil.rmtree(folder)
     with script_helpers.finished_folder(folder) as temporary:
       self._backend.quantize(
-          temporary, self._by_name[setting],
+          temporary, self._settings[setting],
           tuple(sorted({*fallbacks, *self._config.fallbacks})))
     return folder
 

@@ -135,24 +135,26 @@ MAY_IMPORT = {
         "demo.serving_grpc", "demo.serving_models", "demo.serving_rest",
         "demo.serving_signatures", "demo.serving_stats"},
     "demo/offline_speed.py": {
-        "demo.bert_client", "demo.client_rows", "demo.compile_check",
-        "demo.predictor", "demo.script_helpers", "demo.serving_models"},
+        "demo.answer_scores", "demo.bert_client", "demo.client_rows",
+        "demo.compile_check", "demo.latency_helpers", "demo.predictor",
+        "demo.script_helpers", "demo.serving_models"},
     "demo/int8_config.py": {"demo.config_helpers"},
     "demo/int8_search.py": {"demo.script_helpers"},
     "demo/int8_task.py": {
-        "demo.answer_scores", "demo.client_rows", "demo.predictor",
+        "demo.answer_scores", "demo.client_rows", "demo.latency_helpers",
+        "demo.predictor",
         "run_classifier", "tokenization"},
     "demo/int8_report.py": {"demo.curve_helpers", "demo.script_helpers"},
     "demo/int8_backends.py": {
-        "demo.compile_graph", "demo.compile_model", "demo.int8_config"},
+        "demo.compile_graph", "demo.compile_model", "demo.int8_config",
+        "demo.predictor"},
     "demo/int8_onnx.py": {
         "demo.compile_model", "demo.compile_onnx", "demo.export_helpers",
-        "demo.int8_backends", "demo.int8_config", "demo.predictor",
-        "demo.runner_helpers", "demo.script_helpers"},
+        "demo.int8_backends", "demo.int8_config", "demo.runner_helpers"},
     "demo/int8_tensorflow.py": {
         "demo.compile_graph", "demo.compile_model", "demo.export_helpers",
         "demo.horovod_helpers", "demo.int8_backends", "demo.int8_config",
-        "demo.predictor", "demo.script_helpers"},
+        "demo.script_helpers"},
     "demo/tune_int8.py": {
         "demo.compile_check", "demo.compile_model", "demo.compile_reader",
         "demo.config_helpers", "demo.export_helpers", "demo.int8_backends",
