@@ -17,6 +17,7 @@ Vaswani et al. 2017, "Attention Is All You Need", section 3.
 """
 
 import collections
+import contextlib
 import copy
 import json
 import math
@@ -33,10 +34,10 @@ from tensorflow.python.training import training_util
 MICRO_BATCH = "micro_batch"
 
 # Added to the scores of masked positions before the softmax.
-_MASKED_SCORE = -10000.0
+MASKED_SCORE = -10000.0
 # Published checkpoints were trained with this epsilon. Keras' default of 1e-3
 # changes their outputs (see CHANGES.md).
-_LAYER_NORM_EPSILON = 1e-12
+LAYER_NORM_EPSILON = 1e-12
 # Graph collection with an entry per dropout that a seed decides.
 _SEEDED_DROPOUTS = "seeded_dropouts"
 # The two numbers of such a seed are graph seed and dropout, micro-batch and
@@ -148,7 +149,7 @@ class BertModel(object):
                token_type_ids=None,
                use_one_hot_embeddings=False,
                scope=None,
-               compute_dtype=tf.float32):
+               operations=None):
     """Builds the graph.
 
     Args:
@@ -161,14 +162,14 @@ class BertModel(object):
       use_one_hot_embeddings: bool, look words up by a matrix product (TPU)
         instead of a gather.
       scope: string or None, variable scope, by default "bert".
-      compute_dtype: tf.float32, tf.bfloat16 or tf.float16, what the matrix
-        products of encoder and pooler are computed in. Variables, embeddings,
-        softmax, layer norm, activations and residual sums are float32.
+      operations: Operations or None, what the encoder is computed with; None
+        means float32 throughout.
 
     Raises:
       ValueError: a tensor's rank or the config's sizes don't fit.
     """
     config = copy.deepcopy(config)
+    operations = operations or Operations()
     if not is_training:
       config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
 
@@ -202,7 +203,7 @@ class BertModel(object):
             config.num_attention_heads, config.intermediate_size,
             get_activation(config.hidden_act), config.hidden_dropout_prob,
             config.attention_probs_dropout_prob, config.initializer_range,
-            do_return_all_layers=True, compute_dtype=compute_dtype)
+            do_return_all_layers=True, operations=operations)
 
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
       with tf.compat.v1.variable_scope("pooler"):
@@ -211,7 +212,7 @@ class BertModel(object):
         first_token = self.sequence_output[:, 0, :]  # [B, W]
         self.pooled_output = dense(
             first_token, config.hidden_size, tf.tanh,
-            config.initializer_range, "dense", compute_dtype)  # [B, W]
+            config.initializer_range, "dense", operations)  # [B, W]
 
   def get_pooled_output(self) -> tf.Tensor:
     """Returns float32 [B, W], one vector per row."""
@@ -232,6 +233,95 @@ class BertModel(object):
   def get_embedding_table(self) -> tf.Variable:
     """Returns the word embedding variable, float32 [V, W]."""
     return self.embedding_table
+
+
+class Operations(object):
+  """What the encoder is computed with: its steps, each as TensorFlow has it.
+
+  Attributes:
+    compute_dtype: tf.float32, tf.bfloat16 or tf.float16, what the matrix
+      products of encoder and pooler are computed in. Variables, embeddings,
+      softmax, layer norm, activations and residual sums are float32.
+    fuses_projections: bool, query, key and value are one product.
+
+  Not in upstream, whose functions hold these steps.
+  """
+
+  fuses_projections = False
+
+  def __init__(self, compute_dtype=tf.float32):
+    """Takes the dtype."""
+    self.compute_dtype = compute_dtype
+
+  def to_compute_dtype(self, tensor):
+    """Returns the tensor in `compute_dtype`."""
+    return tf.cast(tensor, self.compute_dtype)
+
+  def product(self, matrix, kernel, bias):
+    """A matrix product and a bias.
+
+    Args:
+      matrix: [n, W].
+      kernel: float32 [W, units].
+      bias: float32 [units].
+
+    Returns:
+      `compute_dtype` [n, units].
+    """
+    product = tf.matmul(self.to_compute_dtype(matrix),
+                        tf.cast(kernel, self.compute_dtype))
+    return tf.nn.bias_add(product, tf.cast(bias, self.compute_dtype))
+
+  def activation(self, product, function):
+    """Applies an activation function.
+
+    Args:
+      product: `compute_dtype`, any shape.
+      function: function of a tensor.
+
+    Returns:
+      float32, which the function is computed in: the gradient of gelu
+      overflows in float16.
+    """
+    return function(tf.cast(product, tf.float32))
+
+  def attention_weights(self, scores, attention_mask, size_per_head,
+                        dropout_prob):
+    """The softmax of attention scores, with dropout.
+
+    Args:
+      scores: `compute_dtype` [B, N, F, T], products of queries and keys.
+      attention_mask: int32 or float [B, F, T] or None, 1 where a position may
+        be looked at, 0 where not.
+      size_per_head: int, H.
+      dropout_prob: float.
+
+    Returns:
+      `compute_dtype` [B, N, F, T].
+    """
+    scores = tf.cast(scores, tf.float32) * (1.0 / math.sqrt(size_per_head))
+    if attention_mask is not None:
+      # A large negative number, not minus infinity: a fully masked row then
+      # has an even softmax instead of NaN.
+      blocked = 1.0 - tf.cast(attention_mask, tf.float32)
+      scores += tf.expand_dims(blocked * MASKED_SCORE, axis=1)
+    # Drops whole tokens to attend to, which looks odd and is what was
+    # published.
+    return self.to_compute_dtype(dropout(tf.nn.softmax(scores), dropout_prob))
+
+  def dropout_and_norm(self, output, residual, dropout_prob):
+    """Dropout, residual sum and layer norm, the end of a sub-layer.
+
+    Args:
+      output: `compute_dtype` [n, W].
+      residual: float32 [n, W], what the sub-layer began with.
+      dropout_prob: float.
+
+    Returns:
+      float32 [n, W].
+    """
+    output = dropout(tf.cast(output, tf.float32), dropout_prob)
+    return layer_norm(output + residual)
 
 
 def gelu(x):
@@ -342,14 +432,14 @@ def dropout(input_tensor, dropout_prob):
   """
   if not dropout_prob:
     return input_tensor
-  seed = _dropout_seed()
+  seed = dropout_seed()
   if seed is None:
     return tf.nn.dropout(input_tensor, rate=dropout_prob)
   return tf.nn.experimental.stateless_dropout(
       input_tensor, dropout_prob, seed, rng_alg="philox")
 
 
-def _dropout_seed():
+def dropout_seed():
   """int64 [2] for the next dropout of the graph; None for TensorFlow's own."""
   graph = tf.compat.v1.get_default_graph()
   if graph.seed is None:
@@ -387,15 +477,21 @@ def layer_norm(input_tensor, name=None):
 
   Source: upstream symbol; Ba et al. 2016, "Layer Normalization"; see CHANGES.
   """
-  width = input_tensor.shape[-1]
+  with layer_norm_scope(input_tensor.shape[-1], name) as (gamma, beta):
+    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
+    return tf.nn.batch_normalization(
+        input_tensor, mean, variance, beta, gamma, LAYER_NORM_EPSILON)
+
+
+@contextlib.contextmanager
+def layer_norm_scope(width, name=None):
+  """Enters the scope of a `layer_norm`; gives its gamma and beta [W]."""
   with tf.compat.v1.variable_scope(name, default_name="LayerNorm"):
     beta = tf.compat.v1.get_variable(
         "beta", [width], initializer=tf.zeros_initializer())
     gamma = tf.compat.v1.get_variable(
         "gamma", [width], initializer=tf.ones_initializer())
-    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
-    return tf.nn.batch_normalization(
-        input_tensor, mean, variance, beta, gamma, _LAYER_NORM_EPSILON)
+    yield gamma, beta
 
 
 def layer_norm_and_dropout(input_tensor, dropout_prob, name=None):
@@ -539,7 +635,7 @@ def attention_layer(
     size_per_head=512, query_act=None, key_act=None, value_act=None,
     attention_probs_dropout_prob=0.0, initializer_range=0.02,
     do_return_2d_tensor=False, batch_size=None, from_seq_length=None,
-    to_seq_length=None, compute_dtype=tf.float32):
+    to_seq_length=None, operations=None):
   """Multi-headed attention from one sequence to another (or to itself).
 
   Args:
@@ -558,11 +654,11 @@ def attention_layer(
     batch_size: int, needed for rank 2.
     from_seq_length: int, needed for rank 2.
     to_seq_length: int, needed for rank 2.
-    compute_dtype: see `BertModel`.
+    operations: Operations or None, see `BertModel`.
 
   Returns:
-    `compute_dtype` [B, F, N * H], or [B * F, N * H] with
-    `do_return_2d_tensor`.
+    [B, F, N * H], or [B * F, N * H] with `do_return_2d_tensor`, in the
+    compute dtype of the operations.
 
   Raises:
     ValueError: ranks are wrong or differ, or a length is missing.
@@ -583,36 +679,35 @@ def attention_layer(
         "Tensors of rank 2 need batch_size, from_seq_length and "
         "to_seq_length.")
 
+  operations = operations or Operations()
+  from_matrix = reshape_to_matrix(from_tensor)  # [B * F, W]
+  to_matrix = reshape_to_matrix(to_tensor)  # [B * T, W]
+
   def project(matrix, activation, name, seq_length):
     """Dense layer, split into heads: [B * L, W] -> [B, N, L, H]."""
     heads = dense(matrix, num_attention_heads * size_per_head, activation,
-                   initializer_range, name, compute_dtype)  # [B * L, N * H]
+                  initializer_range, name, operations)  # [B * L, N * H]
     heads = tf.reshape(
-        tf.cast(heads, compute_dtype),
+        operations.to_compute_dtype(heads),
         [batch_size, seq_length, num_attention_heads, size_per_head])
     return tf.transpose(heads, [0, 2, 1, 3])
 
-  from_matrix = reshape_to_matrix(from_tensor)  # [B * F, W]
-  to_matrix = reshape_to_matrix(to_tensor)  # [B * T, W]
-  query_layer = project(from_matrix, query_act, "query", from_seq_length)
-  key_layer = project(to_matrix, key_act, "key", to_seq_length)
-  value_layer = project(to_matrix, value_act, "value", to_seq_length)
+  if (operations.fuses_projections and from_tensor is to_tensor and
+      not (query_act or key_act or value_act)):
+    query_layer, key_layer, value_layer = _project_together(
+        from_matrix, [batch_size, from_seq_length], num_attention_heads,
+        size_per_head, initializer_range, operations)
+  else:
+    query_layer = project(from_matrix, query_act, "query", from_seq_length)
+    key_layer = project(to_matrix, key_act, "key", to_seq_length)
+    value_layer = project(to_matrix, value_act, "value", to_seq_length)
 
-  attention_scores = tf.cast(tf.matmul(
-      query_layer, key_layer, transpose_b=True), tf.float32)  # [B, N, F, T]
-  attention_scores *= 1.0 / math.sqrt(size_per_head)
-  if attention_mask is not None:
-    # A large negative number, not minus infinity: a fully masked row then has
-    # an even softmax instead of NaN.
-    blocked = 1.0 - tf.cast(attention_mask, tf.float32)
-    attention_scores += tf.expand_dims(blocked * _MASKED_SCORE, axis=1)
-
-  attention_probs = tf.nn.softmax(attention_scores)  # [B, N, F, T]
-  # Drops whole tokens to attend to, which looks odd and is what was published.
-  attention_probs = dropout(attention_probs, attention_probs_dropout_prob)
-
-  context_layer = tf.matmul(
-      tf.cast(attention_probs, compute_dtype), value_layer)  # [B, N, F, H]
+  attention_scores = tf.matmul(
+      query_layer, key_layer, transpose_b=True)  # [B, N, F, T]
+  attention_probs = operations.attention_weights(
+      attention_scores, attention_mask, size_per_head,
+      attention_probs_dropout_prob)  # [B, N, F, T]
+  context_layer = tf.matmul(attention_probs, value_layer)  # [B, N, F, H]
   context_layer = tf.transpose(context_layer, [0, 2, 1, 3])  # [B, F, N, H]
   width = num_attention_heads * size_per_head
   if do_return_2d_tensor:
@@ -620,12 +715,36 @@ def attention_layer(
   return tf.reshape(context_layer, [batch_size, from_seq_length, width])
 
 
+def _project_together(matrix, sizes, num_attention_heads, size_per_head,
+                      initializer_range, operations):
+  """Query, key and value by one product with their kernels side by side.
+
+  Args:
+    matrix: [B * S, W].
+    sizes: list, [B, S].
+
+  Returns:
+    List of three tensors [B, N, S, H].
+  """
+  width = num_attention_heads * size_per_head
+  kernels, biases = [], []
+  for name in ("query", "key", "value"):
+    with _dense_scope(matrix.shape[-1], width, initializer_range,
+                      name) as (kernel, bias):
+      kernels.append(kernel)
+      biases.append(bias)
+  heads = operations.product(
+      matrix, tf.concat(kernels, axis=1), tf.concat(biases, axis=0))
+  heads = tf.reshape(
+      heads, [*sizes, 3, num_attention_heads, size_per_head])
+  return tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+
+
 def transformer_model(
     input_tensor, attention_mask=None, hidden_size=768, num_hidden_layers=12,
     num_attention_heads=12, intermediate_size=3072, intermediate_act_fn=gelu,
     hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1,
-    initializer_range=0.02, do_return_all_layers=False,
-    compute_dtype=tf.float32):
+    initializer_range=0.02, do_return_all_layers=False, operations=None):
   """The encoder: self-attention and feed-forward, layer upon layer.
 
   Args:
@@ -640,7 +759,7 @@ def transformer_model(
     attention_probs_dropout_prob: float, dropout rate of attention weights.
     initializer_range: float, see `create_initializer`.
     do_return_all_layers: bool, return every layer's output.
-    compute_dtype: see `BertModel`.
+    operations: Operations or None, see `BertModel`.
 
   Returns:
     float32 [B, S, W], or with `do_return_all_layers` a list of them.
@@ -660,6 +779,7 @@ def transformer_model(
         f"The input's width {width} is not hidden_size {hidden_size}, which "
         f"the residual connections need.")
 
+  operations = operations or Operations()
   # Matrices all the way: reshaping costs nothing on a CPU or GPU, but not on
   # every device.
   input_shape = [batch_size, seq_length, width]
@@ -677,26 +797,24 @@ def transformer_model(
               initializer_range=initializer_range, do_return_2d_tensor=True,
               batch_size=batch_size, from_seq_length=seq_length,
               to_seq_length=seq_length,
-              compute_dtype=compute_dtype)  # [B * S, W]
+              operations=operations)  # [B * S, W]
         with tf.compat.v1.variable_scope("output"):
           attention_output = dense(attention_output, hidden_size, None,
-                                    initializer_range, "dense", compute_dtype)
-          attention_output = dropout(
-              tf.cast(attention_output, tf.float32), hidden_dropout_prob)
-          attention_output = layer_norm(attention_output + layer_input)
+                                   initializer_range, "dense", operations)
+          attention_output = operations.dropout_and_norm(
+              attention_output, layer_input, hidden_dropout_prob)
 
       with tf.compat.v1.variable_scope("intermediate"):
         intermediate_output = dense(
             attention_output, intermediate_size, intermediate_act_fn,
             initializer_range, "dense",
-            compute_dtype)  # [B * S, intermediate_size]
+            operations)  # [B * S, intermediate_size]
 
       with tf.compat.v1.variable_scope("output"):
         layer_output = dense(intermediate_output, hidden_size, None,
-                              initializer_range, "dense", compute_dtype)
-        layer_output = dropout(
-            tf.cast(layer_output, tf.float32), hidden_dropout_prob)
-        layer_output = layer_norm(layer_output + attention_output)
+                             initializer_range, "dense", operations)
+        layer_output = operations.dropout_and_norm(
+            layer_output, attention_output, hidden_dropout_prob)
     all_layer_outputs.append(layer_output)
 
   if do_return_all_layers:
@@ -706,7 +824,7 @@ def transformer_model(
 
 
 def dense(input_tensor, units, activation, initializer_range, name,
-          compute_dtype=tf.float32):
+          operations=None):
   """Dense layer with variables `kernel` and `bias` in a scope of its own.
 
   Args:
@@ -715,24 +833,28 @@ def dense(input_tensor, units, activation, initializer_range, name,
     activation: function of a tensor, or None.
     initializer_range: float, standard deviation of the kernel's initial values.
     name: string, the scope.
-    compute_dtype: see `BertModel`.
+    operations: Operations or None, see `BertModel`.
 
   Returns:
-    [n, units], `compute_dtype`; with an activation float32, which is what that
-    is computed in: the gradient of gelu overflows in float16.
+    [n, units]; without an activation in the compute dtype of the operations.
   """
+  operations = operations or Operations()
+  with _dense_scope(input_tensor.shape[-1], units, initializer_range,
+                    name) as (kernel, bias):
+    output = operations.product(input_tensor, kernel, bias)
+    return operations.activation(output, activation) if activation else output
+
+
+@contextlib.contextmanager
+def _dense_scope(width, units, initializer_range, name):
+  """Enters the scope of a `dense`; gives kernel [W, units] and bias."""
   with tf.compat.v1.variable_scope(name):
     kernel = tf.compat.v1.get_variable(
-        "kernel", [input_tensor.shape[-1], units],
+        "kernel", [width, units],
         initializer=create_initializer(initializer_range))
     bias = tf.compat.v1.get_variable(
         "bias", [units], initializer=tf.zeros_initializer())
-    product = tf.matmul(tf.cast(input_tensor, compute_dtype),
-                        tf.cast(kernel, compute_dtype))
-    output = tf.nn.bias_add(product, tf.cast(bias, compute_dtype))
-    if activation is None:
-      return output
-    return activation(tf.cast(output, tf.float32))
+    yield kernel, bias
 
 
 def get_shape_list(tensor, expected_rank=None, name=None):

@@ -63,7 +63,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   optimizer = _OPTIMIZERS[options.optimizer](
       learning_rate, weight_decay_rate=0.01, beta_1=0.9, beta_2=0.999,
       exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
-      epsilon=1e-6, rate_factors=rate_factors)
+      epsilon=1e-6, rate_factors=rate_factors, is_compiled=options.fused_ops)
+  adam = optimizer
   if horovod_enabled():
     optimizer = hvd.DistributedOptimizer(
         optimizer, sparse_as_dense=True, **reduction_options())
@@ -80,7 +81,11 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   # What several ranks have exchanged is dense for a whole batch too.
   norm = (loss.global_norm(grads) if is_split and not horovod_enabled()
           else None)
-  grads, norm = tf.clip_by_global_norm(grads, clip_norm=1.0, use_norm=norm)
+  if options.fused_ops:
+    norm = tf.linalg.global_norm(grads) if norm is None else norm
+    adam.gradient_factor = _clip_factor(norm)
+  else:
+    grads, norm = tf.clip_by_global_norm(grads, clip_norm=1.0, use_norm=norm)
 
   # The optimizer leaves the step alone, so it is raised here, before the
   # update. The update must still use the rate of the old step, and the
@@ -95,6 +100,12 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
   with tf.control_dependencies([step_is_raised]):
     return scale.update_if_finite(norm, update) if scale else update()
+
+
+def _clip_factor(norm):
+  """What clipping to a global norm of 1 multiplies gradients by (scalar)."""
+  # Infinite gradients become NaN, as tf.clip_by_global_norm has it.
+  return tf.minimum(1.0 / norm, 1.0) + (norm - norm)
 
 
 def _learning_rate(global_step, init_lr, num_train_steps, num_warmup_steps,
@@ -129,8 +140,14 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
   Decay is not added to the loss: in Adam the running averages would then
   scale it, and it would not act like decay.
 
+  Attributes:
+    gradient_factor: float32 scalar or None, what `apply_gradients` multiplies
+      all gradients by.
+
   Source: upstream symbol; see CHANGES.
   """
+
+  _slot_names = ("adam_m", "adam_v")
 
   def __init__(self,
                learning_rate,
@@ -140,7 +157,8 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
                epsilon=1e-6,
                exclude_from_weight_decay=None,
                name="AdamWeightDecayOptimizer",
-               rate_factors=None):
+               rate_factors=None,
+               is_compiled=False):
     """Takes the values as they are.
 
     Args:
@@ -154,8 +172,15 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
       name: string, name of the optimizer.
       rate_factors: dict variable name -> float or None, what the learning
         rate of a variable is multiplied by; 1 where it has no entry.
+      is_compiled: bool, XLA updates a variable and its slots in one pass and
+        in place.
     """
     super().__init__(False, name)
+    self.gradient_factor = None
+    # The same code, once for all variables of a shape.
+    self._assign_next = tf.function(
+        self._next, jit_compile=True, autograph=False
+    ) if is_compiled else self._next
     self._rate_factors = rate_factors or {}
     self.learning_rate = learning_rate
     self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
@@ -209,17 +234,29 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
     return tf.group(*assignments, name=name)
 
   def _update(self, grad, param):
-    """Assignments to one variable and its slots `adam_m` and `adam_v`."""
-    param_name = self._get_variable_name(param.name)
-    m, v = self._zeros_beside(param, param_name, "adam_m", "adam_v")
-    next_m, next_v = self._averages(grad, m, v)
+    """Assignments to one variable and its slots."""
+    name = self._get_variable_name(param.name)
+    m, v = self._zeros_beside(param, name, *self._slot_names)
+    return self._assign_next(
+        grad, param, m, v, self._rate(name), self._scalars(),
+        self._do_use_weight_decay(name), self._is_excluded(name))
+
+  def _scalars(self):
+    """What all updates of a step share: dict of float32 scalars."""
+    return ({} if self.gradient_factor is None else
+            {"gradient_factor": self.gradient_factor})
+
+  def _next(self, grad, param, m, v, rate, scalars, decays, is_excluded):
+    """Assigns the next values of a variable and its slots."""
+    del is_excluded
+    next_m, next_v = self._averages(grad, m, v, scalars)
     # Equal to m / (sqrt(v) + eps) where v is far above eps squared, at most
     # sqrt(2) times as large where it isn't, and one operation cheaper.
     update = next_m * tf.math.rsqrt(next_v + self.epsilon * self.epsilon)
-    if self._do_use_weight_decay(param_name):
+    if decays:
       update += self.weight_decay_rate * param
-    return [param.assign(param - self._rate(param_name) * update),
-            m.assign(next_m), v.assign(next_v)]
+    return [param.assign(param - rate * update), m.assign(next_m),
+            v.assign(next_v)]
 
   def _zeros_beside(self, param, param_name, *names):
     """Variables of a variable's shape, beside it, that begin with 0."""
@@ -230,8 +267,10 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
             initializer=tf.zeros_initializer())
         for slot in names]
 
-  def _averages(self, grad, m, v):
+  def _averages(self, grad, m, v, scalars):
     """The averages of gradients and squared gradients, with one more."""
+    if "gradient_factor" in scalars:
+      grad *= scalars["gradient_factor"]
     return (self.beta_1 * m + (1.0 - self.beta_1) * grad,
             self.beta_2 * v + (1.0 - self.beta_2) * tf.square(grad))
 
@@ -266,6 +305,8 @@ class LambOptimizer(AdamWeightDecayOptimizer):
   identity as in its experiments.
   """
 
+  _slot_names = ("lamb_m", "lamb_v")
+
   def __init__(self, *args, name="LambOptimizer", **kwargs):
     """Takes what AdamWeightDecayOptimizer does."""
     super().__init__(*args, name=name, **kwargs)
@@ -276,25 +317,25 @@ class LambOptimizer(AdamWeightDecayOptimizer):
         "optimizer/lamb_updates", [], tf.int64, trainable=False,
         initializer=tf.zeros_initializer())
     count = updates + 1
-    self._bias_corrections = [
-        1.0 - tf.pow(beta, tf.cast(count, tf.float32))
-        for beta in (self.beta_1, self.beta_2)]
+    self._bias_corrections = {
+        f"correction_{number}": 1.0 - tf.pow(beta, tf.cast(count, tf.float32))
+        for number, beta in ((1, self.beta_1), (2, self.beta_2))}
     return tf.group(
         super().apply_gradients(grads_and_vars, global_step),
         updates.assign(count), name=name)
 
-  def _update(self, grad, param):
-    """Assignments to one variable and its slots `lamb_m` and `lamb_v`."""
-    param_name = self._get_variable_name(param.name)
-    m, v = self._zeros_beside(param, param_name, "lamb_m", "lamb_v")
-    next_m, next_v = self._averages(grad, m, v)
-    correction_1, correction_2 = self._bias_corrections
-    update = (next_m / correction_1) / (
-        tf.sqrt(next_v / correction_2) + self.epsilon)
-    if self._do_use_weight_decay(param_name):
+  def _scalars(self):
+    return {**super()._scalars(), **self._bias_corrections}
+
+  def _next(self, grad, param, m, v, rate, scalars, decays, is_excluded):
+    """See the base class."""
+    next_m, next_v = self._averages(grad, m, v, scalars)
+    update = (next_m / scalars["correction_1"]) / (
+        tf.sqrt(next_v / scalars["correction_2"]) + self.epsilon)
+    if decays:
       update += self.weight_decay_rate * param
-    step = self._rate(param_name) * update
-    if not self._is_excluded(param_name):
+    step = rate * update
+    if not is_excluded:
       weight_norm, update_norm = tf.norm(param), tf.norm(update)
       step *= tf.where((weight_norm > 0.0) & (update_norm > 0.0),
                        weight_norm / update_norm, 1.0)

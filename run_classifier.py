@@ -31,6 +31,7 @@ from demo import evaluation_helpers
 from demo import export_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import fused_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import label_helpers
@@ -804,7 +805,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       input_ids, input_mask, segment_ids)
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
+      use_one_hot_embeddings,
+      operations=fused_helpers.operations(options, is_training))
   # For labels of single tokens, take model.get_sequence_output() instead.
   output_layer = model.get_pooled_output()  # [B, W]
   return add_output_layer(output_layer, is_training, labels, num_labels,

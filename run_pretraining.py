@@ -26,6 +26,7 @@ from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import flag_helpers
+from demo import fused_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import option_helpers
@@ -140,7 +141,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
     model = modeling.BertModel(
         bert_config, is_training, features["input_ids"],
         features["input_mask"], features["segment_ids"],
-        use_one_hot_embeddings, compute_dtype=options.compute_dtype)
+        use_one_hot_embeddings,
+        operations=fused_helpers.operations(options, is_training))
     words = get_masked_lm_output(
         bert_config, model.get_sequence_output(), model.get_embedding_table(),
         features["masked_lm_positions"], features["masked_lm_ids"],

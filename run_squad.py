@@ -39,6 +39,7 @@ from demo import evaluation_helpers
 from demo import export_helpers
 from demo import finetuning_helpers
 from demo import flag_helpers
+from demo import fused_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
@@ -644,7 +645,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   """
   model = modeling.BertModel(
       bert_config, is_training, input_ids, input_mask, segment_ids,
-      use_one_hot_embeddings, compute_dtype=options.compute_dtype)
+      use_one_hot_embeddings,
+      operations=fused_helpers.operations(options, is_training))
   sequence_output = model.get_sequence_output()  # [B, S, W]
   batch_size, seq_length, width = modeling.get_shape_list(
       sequence_output, expected_rank=3)

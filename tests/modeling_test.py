@@ -177,7 +177,7 @@ class ComputeDtypeTest:
     ids = tf.constant(rng.randint(0, config.vocab_size, [3, 16]), tf.int32)
     mask = tf.sequence_mask([16, 5, 0], 16, tf.int32)  # One row of padding.
     model = modeling.BertModel(
-        config, False, ids, mask, compute_dtype=compute_dtype)
+        config, False, ids, mask, operations=modeling.Operations(compute_dtype))
     loss = tf.reduce_sum(model.get_pooled_output()[:2, :8])
     return model, tf.gradients(loss, tf.compat.v1.trainable_variables())
 
@@ -228,7 +228,7 @@ class ComputeDtypeTest:
       with tf.Graph().as_default():
         model = modeling.BertModel(
             config, False, tf.constant([[101, 1996, 2143, 2003, 2204, 102]]),
-            compute_dtype=dtype)
+            operations=modeling.Operations(dtype))
         assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
             tf.compat.v1.trainable_variables(), str(folder / "bert_model.ckpt"))
         tf.compat.v1.train.init_from_checkpoint(

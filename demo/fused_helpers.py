@@ -1,0 +1,236 @@
+# Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
+"""--fused_ops: what lies between the encoder's matrix products, compiled.
+
+Between two products a training step drops elements, adds, normalises and
+applies gelu or a softmax. As single operations each of them reads and writes
+the activations again. Here XLA makes one pass of each such group, in the
+forward and in the backward direction, and gradients recompute what is cheap
+instead of keeping it. The products stay TensorFlow's own (oneDNN on CPUs).
+
+Variables, their names and the results are those of `modeling.Operations`, but
+for the order in which numbers are added up, and for which elements a dropout
+drops: random bits for each element come from a hash of its place with a random
+key, which is cheaper than a generator.
+
+Source: for the derivatives, Ba et al. 2016, "Layer Normalization", and Hendrycks
+and Gimpel 2016 for gelu; for the hash, multiplications and shifts in turn, as in
+Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators".
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+import modeling
+
+_GELU_SCALE = math.sqrt(2.0 / math.pi)
+_GELU_CUBE = 0.044715
+
+# Compiled once for each shape and shared by all layers.
+_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+
+def operations(options, is_training):
+  """What a model's encoder is computed with.
+
+  Args:
+    options: option_helpers.Options.
+    is_training: bool; whatever doesn't train is computed by plain operations.
+
+  Returns:
+    modeling.Operations.
+  """
+  if options.fused_ops and is_training:
+    return FusedOperations(options.compute_dtype)
+  return modeling.Operations(options.compute_dtype)
+
+
+class FusedOperations(modeling.Operations):
+  """`modeling.Operations` for training, in as few passes as can be."""
+
+  fuses_projections = True
+
+  def __init__(self, compute_dtype=tf.float32):
+    """See the base class."""
+    super().__init__(compute_dtype)
+    # Of a float32 tensor (its ref) the same in `compute_dtype`: where both are
+    # needed, one pass writes both.
+    self._casts = {}
+
+  def to_compute_dtype(self, tensor):
+    """See the base class."""
+    return self._casts.get(tensor.ref(), super().to_compute_dtype(tensor))
+
+  def product(self, matrix, kernel, bias):
+    """See the base class."""
+    return _product(self.to_compute_dtype(matrix),
+                    tf.cast(kernel, self.compute_dtype),
+                    tf.cast(bias, self.compute_dtype))
+
+  def activation(self, product, function):
+    """See the base class."""
+    if function is not modeling.gelu:
+      return super().activation(product, function)
+    return _gelu(product)
+
+  def attention_weights(self, scores, attention_mask, size_per_head,
+                        dropout_prob):
+    """See the base class."""
+    if attention_mask is None:
+      return super().attention_weights(
+          scores, attention_mask, size_per_head, dropout_prob)
+    scale = 1.0 / math.sqrt(size_per_head)
+    return _attention_weights(
+        scores, attention_mask, *_key_and_rate(dropout_prob), scale)
+
+  def dropout_and_norm(self, output, residual, dropout_prob):
+    """See the base class."""
+    with modeling.layer_norm_scope(residual.shape[-1]) as (gamma, beta):
+      return self._both(_dropout_and_norm(
+          output, residual, gamma, beta, *_key_and_rate(dropout_prob)))
+
+  def _both(self, tensors):
+    """Remembers the second (`compute_dtype`) beside the first (float32)."""
+    full, cast = tensors
+    self._casts[full.ref()] = cast
+    return full
+
+
+def _key_and_rate(dropout_prob):
+  """(uint32 [2] or None, rate as float) of the next dropout of the graph."""
+  if not dropout_prob:
+    return None, 0.0
+  seed = modeling.dropout_seed()
+  if seed is None:
+    key = tf.random.uniform([2], tf.int32.min, tf.int32.max, tf.int32)
+    return tf.bitcast(key, tf.uint32), float(dropout_prob)
+  return tf.random.stateless_uniform(
+      [2], seed, minval=None, maxval=None, dtype=tf.uint32), float(dropout_prob)
+
+
+def _u32(number):
+  return tf.constant(number, tf.uint32)
+
+
+def _xor_shift(bits, count):
+  return tf.bitwise.bitwise_xor(
+      bits, tf.bitwise.right_shift(bits, _u32(count)))
+
+
+def _dropped(tensor, key, rate):
+  """Dropout; the same key drops the same elements. Any shape, float32."""
+  if not rate:
+    return tensor
+  place = tf.reshape(tf.range(tf.size(tensor)), tf.shape(tensor))
+  bits = tf.cast(place, tf.uint32) + key[0]
+  bits = _xor_shift(bits, 16) * _u32(0x7feb352d) + key[1]
+  bits = _xor_shift(bits, 15) * _u32(0x846ca68b)
+  bits = _xor_shift(bits, 16) * _u32(0x9e3779b1)
+  is_kept = bits >= _u32(round(rate * 2 ** 32))
+  return tf.where(is_kept, tensor * (1.0 / (1.0 - rate)), 0.0)
+
+
+@tf.custom_gradient
+def _product(matrix, kernel, bias):
+  """[n, W] x [W, units] + [units]; adds up over rows by a product too."""
+  def backward(grad):
+    ones = tf.ones([1, tf.shape(grad)[0]], grad.dtype)
+    return (tf.matmul(grad, kernel, transpose_b=True),
+            tf.matmul(matrix, grad, transpose_a=True),
+            tf.reshape(tf.matmul(ones, grad), [-1]))
+
+  return tf.nn.bias_add(tf.matmul(matrix, kernel), bias), backward
+
+
+@tf.custom_gradient
+def _gelu(x):
+  return _gelu_forward(x), lambda grad: _gelu_backward(x, grad)
+
+
+@_compiled
+def _gelu_forward(x):
+  return tf.cast(modeling.gelu(tf.cast(x, tf.float32)), x.dtype)
+
+
+@_compiled
+def _gelu_backward(x, grad):
+  dtype = x.dtype
+  x, grad = tf.cast(x, tf.float32), tf.cast(grad, tf.float32)
+  square = tf.square(x)
+  tanh = tf.tanh(x * (_GELU_SCALE + _GELU_SCALE * _GELU_CUBE * square))
+  slope = _GELU_SCALE + 3.0 * _GELU_SCALE * _GELU_CUBE * square
+  factor = 0.5 + 0.5 * tanh + 0.5 * x * (1.0 - tf.square(tanh)) * slope
+  return tf.cast(grad * factor, dtype)
+
+
+def _dropout_and_norm(output, residual, gamma, beta, key, rate):
+  """[n, W] in two dtypes: float32 and that of `output`."""
+  @tf.custom_gradient
+  def compute(output, residual, gamma, beta):
+    def backward(grad, cast_grad):
+      return _norm_backward(output, residual, gamma, grad, cast_grad, key, rate)
+
+    return _norm_forward(output, residual, gamma, beta, key, rate), backward
+
+  return compute(output, residual, gamma, beta)
+
+
+@_compiled
+def _norm_forward(output, residual, gamma, beta, key, rate):
+  normal, _ = _normalised(_sum_with_dropped(output, residual, key, rate))
+  normal = normal * gamma + beta
+  return normal, tf.cast(normal, output.dtype)
+
+
+@_compiled
+def _norm_backward(output, residual, gamma, grad, cast_grad, key, rate):
+  grad += tf.cast(cast_grad, tf.float32)
+  normal, scale = _normalised(_sum_with_dropped(output, residual, key, rate))
+  scaled = grad * gamma
+  d_sum = scale * (
+      scaled - tf.reduce_mean(scaled, -1, keepdims=True) -
+      normal * tf.reduce_mean(scaled * normal, -1, keepdims=True))
+  return (tf.cast(_dropped(d_sum, key, rate), output.dtype), d_sum,
+          tf.reduce_sum(grad * normal, 0), tf.reduce_sum(grad, 0))
+
+
+def _sum_with_dropped(output, residual, key, rate):
+  return _dropped(tf.cast(output, tf.float32), key, rate) + residual
+
+
+def _normalised(x):
+  """(x with mean 0 and variance 1 in each row, 1 / standard deviation)."""
+  x -= tf.reduce_mean(x, -1, keepdims=True)
+  scale = tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) +
+                        modeling.LAYER_NORM_EPSILON)
+  return x * scale, scale
+
+
+def _attention_weights(scores, mask, key, rate, scale):
+  """Weights [B, N, F, T] in the dtype of the scores."""
+  @tf.custom_gradient
+  def compute(scores):
+    weights, dropped = _weights_forward(scores, mask, key, rate, scale)
+    return dropped, lambda grad: _weights_backward(
+        weights, grad, key, rate, scale)
+
+  return compute(scores)
+
+
+@_compiled
+def _weights_forward(scores, mask, key, rate, scale):
+  bias = (1.0 - tf.cast(mask, tf.float32)) * modeling.MASKED_SCORE
+  weights = tf.nn.softmax(
+      tf.cast(scores, tf.float32) * scale + tf.expand_dims(bias, 1))
+  return (tf.cast(weights, scores.dtype),
+          tf.cast(_dropped(weights, key, rate), scores.dtype))
+
+
+@_compiled
+def _weights_backward(weights, grad, key, rate, scale):
+  dtype = weights.dtype
+  weights = tf.cast(weights, tf.float32)
+  grad = _dropped(tf.cast(grad, tf.float32), key, rate)
+  mean = tf.reduce_sum(grad * weights, -1, keepdims=True)
+  return tf.cast(weights * (grad - mean) * scale, dtype)
