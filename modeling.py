@@ -192,7 +192,8 @@ class BertModel(object):
             token_type_vocab_size=config.type_vocab_size,
             max_position_embeddings=config.max_position_embeddings,
             initializer_range=config.initializer_range,
-            dropout_prob=config.hidden_dropout_prob)  # [B, S, W]
+            dropout_prob=config.hidden_dropout_prob,
+            operations=operations)  # [B, S, W]
 
       with tf.compat.v1.variable_scope("encoder"):
         attention_mask = create_attention_mask_from_input_mask(
@@ -285,21 +286,24 @@ class Operations(object):
     """
     return function(tf.cast(product, tf.float32))
 
-  def attention_weights(self, scores, attention_mask, size_per_head,
-                        dropout_prob):
-    """The softmax of attention scores, with dropout.
+  def attention(self, query_layer, key_layer, value_layer, attention_mask,
+                dropout_prob):
+    """Softmax of the products of queries and keys, with dropout, on values.
 
     Args:
-      scores: `compute_dtype` [B, N, F, T], products of queries and keys.
+      query_layer: `compute_dtype` [B, N, F, H].
+      key_layer: `compute_dtype` [B, N, T, H].
+      value_layer: `compute_dtype` [B, N, T, H].
       attention_mask: int32 or float [B, F, T] or None, 1 where a position may
         be looked at, 0 where not.
-      size_per_head: int, H.
-      dropout_prob: float.
+      dropout_prob: float, dropout rate of the attention weights.
 
     Returns:
-      `compute_dtype` [B, N, F, T].
+      `compute_dtype` [B, N, F, H].
     """
-    scores = tf.cast(scores, tf.float32) * (1.0 / math.sqrt(size_per_head))
+    scores = tf.cast(tf.matmul(
+        query_layer, key_layer, transpose_b=True), tf.float32)  # [B, N, F, T]
+    scores *= 1.0 / math.sqrt(query_layer.shape[-1])
     if attention_mask is not None:
       # A large negative number, not minus infinity: a fully masked row then
       # has an even softmax instead of NaN.
@@ -307,7 +311,8 @@ class Operations(object):
       scores += tf.expand_dims(blocked * MASKED_SCORE, axis=1)
     # Drops whole tokens to attend to, which looks odd and is what was
     # published.
-    return self.to_compute_dtype(dropout(tf.nn.softmax(scores), dropout_prob))
+    weights = dropout(tf.nn.softmax(scores), dropout_prob)
+    return tf.matmul(self.to_compute_dtype(weights), value_layer)
 
   def dropout_and_norm(self, output, residual, dropout_prob):
     """Dropout, residual sum and layer norm, the end of a sub-layer.
@@ -322,6 +327,18 @@ class Operations(object):
     """
     output = dropout(tf.cast(output, tf.float32), dropout_prob)
     return layer_norm(output + residual)
+
+  def norm_and_dropout(self, input_tensor, dropout_prob):
+    """`layer_norm_and_dropout`, the end of the embeddings.
+
+    Args:
+      input_tensor: float32 [B, S, W].
+      dropout_prob: float.
+
+    Returns:
+      float32 [B, S, W].
+    """
+    return layer_norm_and_dropout(input_tensor, dropout_prob)
 
 
 def gelu(x):
@@ -552,7 +569,7 @@ def embedding_postprocessor(
     token_type_embedding_name="token_type_embeddings",
     use_position_embeddings=True,
     position_embedding_name="position_embeddings", initializer_range=0.02,
-    max_position_embeddings=512, dropout_prob=0.1):
+    max_position_embeddings=512, dropout_prob=0.1, operations=None):
   """Adds segment and position embeddings, then layer norm and dropout.
 
   Args:
@@ -567,6 +584,7 @@ def embedding_postprocessor(
     max_position_embeddings: int, rows of the position table; S may be
       shorter, not longer.
     dropout_prob: float, dropout rate of the result.
+    operations: Operations or None, see `BertModel`.
 
   Returns:
     float32 [B, S, W].
@@ -605,7 +623,8 @@ def embedding_postprocessor(
       positions = tf.slice(position_table, [0, 0], [seq_length, -1])  # [S, W]
     output += tf.expand_dims(positions, axis=0)
 
-  return layer_norm_and_dropout(output, dropout_prob)
+  operations = operations or Operations()
+  return operations.norm_and_dropout(output, dropout_prob)
 
 
 def create_attention_mask_from_input_mask(from_tensor, to_mask):
@@ -702,12 +721,9 @@ def attention_layer(
     key_layer = project(to_matrix, key_act, "key", to_seq_length)
     value_layer = project(to_matrix, value_act, "value", to_seq_length)
 
-  attention_scores = tf.matmul(
-      query_layer, key_layer, transpose_b=True)  # [B, N, F, T]
-  attention_probs = operations.attention_weights(
-      attention_scores, attention_mask, size_per_head,
-      attention_probs_dropout_prob)  # [B, N, F, T]
-  context_layer = tf.matmul(attention_probs, value_layer)  # [B, N, F, H]
+  context_layer = operations.attention(
+      query_layer, key_layer, value_layer, attention_mask,
+      attention_probs_dropout_prob)  # [B, N, F, H]
   context_layer = tf.transpose(context_layer, [0, 2, 1, 3])  # [B, F, N, H]
   width = num_attention_heads * size_per_head
   if do_return_2d_tensor:

@@ -74,21 +74,30 @@ class FusedOperations(modeling.Operations):
       return super().activation(product, function)
     return _gelu(product)
 
-  def attention_weights(self, scores, attention_mask, size_per_head,
-                        dropout_prob):
+  def attention(self, query_layer, key_layer, value_layer, attention_mask,
+                dropout_prob):
     """See the base class."""
     if attention_mask is None:
-      return super().attention_weights(
-          scores, attention_mask, size_per_head, dropout_prob)
-    scale = 1.0 / math.sqrt(size_per_head)
-    return _attention_weights(
-        scores, attention_mask, *_key_and_rate(dropout_prob), scale)
+      return super().attention(query_layer, key_layer, value_layer,
+                               attention_mask, dropout_prob)
+    return _attention(query_layer, key_layer, value_layer, attention_mask,
+                      *_key_and_rate(dropout_prob))
 
   def dropout_and_norm(self, output, residual, dropout_prob):
     """See the base class."""
     with modeling.layer_norm_scope(residual.shape[-1]) as (gamma, beta):
       return self._both(_dropout_and_norm(
           output, residual, gamma, beta, *_key_and_rate(dropout_prob)))
+
+  def norm_and_dropout(self, input_tensor, dropout_prob):
+    """See the base class."""
+    matrix = modeling.reshape_to_matrix(input_tensor)
+    with modeling.layer_norm_scope(matrix.shape[-1]) as (gamma, beta):
+      normal, _ = _dropout_and_norm(
+          matrix, tf.zeros_like(matrix), gamma, beta, None, 0.0)
+    if dropout_prob:
+      normal = _dropout(normal, *_key_and_rate(dropout_prob))
+    return tf.reshape(normal, tf.shape(input_tensor))
 
   def _both(self, tensors):
     """Remembers the second (`compute_dtype`) beside the first (float32)."""
@@ -133,12 +142,10 @@ def _dropped(tensor, key, rate):
 
 @tf.custom_gradient
 def _product(matrix, kernel, bias):
-  """[n, W] x [W, units] + [units]; adds up over rows by a product too."""
+  """[n, W] x [W, units] + [units]."""
   def backward(grad):
-    ones = tf.ones([1, tf.shape(grad)[0]], grad.dtype)
     return (tf.matmul(grad, kernel, transpose_b=True),
-            tf.matmul(matrix, grad, transpose_a=True),
-            tf.reshape(tf.matmul(ones, grad), [-1]))
+            tf.matmul(matrix, grad, transpose_a=True), _sum_of_rows(grad))
 
   return tf.nn.bias_add(tf.matmul(matrix, kernel), bias), backward
 
@@ -168,69 +175,111 @@ def _dropout_and_norm(output, residual, gamma, beta, key, rate):
   """[n, W] in two dtypes: float32 and that of `output`."""
   @tf.custom_gradient
   def compute(output, residual, gamma, beta):
-    def backward(grad, cast_grad):
-      return _norm_backward(output, residual, gamma, grad, cast_grad, key, rate)
+    normal, cast, mean, scale = _norm_forward(
+        output, residual, gamma, beta, key, rate)
 
-    return _norm_forward(output, residual, gamma, beta, key, rate), backward
+    def backward(grad, cast_grad):
+      d_output, d_residual, d_gamma_rows = _norm_backward(
+          output, residual, gamma, mean, scale, grad, cast_grad, key, rate)
+      d_beta = _sum_of_rows(grad) + tf.cast(
+          _sum_of_rows(cast_grad), tf.float32)
+      return d_output, d_residual, _sum_of_rows(d_gamma_rows), d_beta
+
+    return (normal, cast), backward
 
   return compute(output, residual, gamma, beta)
 
 
+def _sum_of_rows(matrix):
+  """[n, W] -> [W]. A product: it uses all cores and is faster than a sum."""
+  ones = tf.ones([1, tf.shape(matrix)[0]], matrix.dtype)
+  return tf.reshape(tf.matmul(ones, matrix), [-1])
+
+
 @_compiled
 def _norm_forward(output, residual, gamma, beta, key, rate):
-  normal, _ = _normalised(_sum_with_dropped(output, residual, key, rate))
-  normal = normal * gamma + beta
-  return normal, tf.cast(normal, output.dtype)
+  x = _sum_with_dropped(output, residual, key, rate)
+  mean = tf.reduce_mean(x, -1, keepdims=True)  # [n, 1]
+  variance = tf.reduce_mean(tf.square(x - mean), -1, keepdims=True)
+  scale = tf.math.rsqrt(variance + modeling.LAYER_NORM_EPSILON)
+  normal = (x - mean) * scale * gamma + beta
+  return normal, tf.cast(normal, output.dtype), mean, scale
 
 
 @_compiled
-def _norm_backward(output, residual, gamma, grad, cast_grad, key, rate):
+def _norm_backward(output, residual, gamma, mean, scale, grad, cast_grad, key,
+                   rate):
+  """Gradients of output and residual, and that of gamma row by row."""
+  normal = (_sum_with_dropped(output, residual, key, rate) - mean) * scale
   grad += tf.cast(cast_grad, tf.float32)
-  normal, scale = _normalised(_sum_with_dropped(output, residual, key, rate))
   scaled = grad * gamma
   d_sum = scale * (
       scaled - tf.reduce_mean(scaled, -1, keepdims=True) -
       normal * tf.reduce_mean(scaled * normal, -1, keepdims=True))
   return (tf.cast(_dropped(d_sum, key, rate), output.dtype), d_sum,
-          tf.reduce_sum(grad * normal, 0), tf.reduce_sum(grad, 0))
+          grad * normal)
 
 
 def _sum_with_dropped(output, residual, key, rate):
   return _dropped(tf.cast(output, tf.float32), key, rate) + residual
 
 
-def _normalised(x):
-  """(x with mean 0 and variance 1 in each row, 1 / standard deviation)."""
-  x -= tf.reduce_mean(x, -1, keepdims=True)
-  scale = tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) +
-                        modeling.LAYER_NORM_EPSILON)
-  return x * scale, scale
-
-
-def _attention_weights(scores, mask, key, rate, scale):
-  """Weights [B, N, F, T] in the dtype of the scores."""
+def _attention(query, key, value, mask, dropout_key, rate):
+  """Context [B, N, F, H] of [B, N, L, H] and the mask [B, F, T]."""
   @tf.custom_gradient
-  def compute(scores):
-    weights, dropped = _weights_forward(scores, mask, key, rate, scale)
-    return dropped, lambda grad: _weights_backward(
-        weights, grad, key, rate, scale)
+  def compute(query, key, value):
+    # The softmax is oneDNN's, which is faster than a compiled one.
+    scores = _masked_scores(
+        tf.matmul(query, key, transpose_b=True), mask, query.shape[-1])
+    # Without a rank TensorFlow's cost model warns of every softmax.
+    weights = tf.nn.softmax(tf.ensure_shape(scores, [None] * 4))
+    dropped = _dropped_elements(weights, dropout_key, rate) if rate else weights
+    context = tf.matmul(dropped, value)
 
-  return compute(scores)
+    def backward(grad):
+      d_scores = _scores_backward(
+          weights, tf.matmul(grad, value, transpose_b=True), context, grad,
+          dropout_key, rate)
+      return (tf.matmul(d_scores, key),
+              tf.matmul(d_scores, query, transpose_a=True),
+              tf.matmul(dropped, grad, transpose_a=True))
+
+    return context, backward
+
+  return compute(query, key, value)
+
+
+def _dropout(tensor, key, rate):
+  @tf.custom_gradient
+  def compute(tensor):
+    return (_dropped_elements(tensor, key, rate),
+            lambda grad: _dropped_elements(grad, key, rate))
+
+  return compute(tensor)
 
 
 @_compiled
-def _weights_forward(scores, mask, key, rate, scale):
+def _dropped_elements(tensor, key, rate):
+  return tf.cast(
+      _dropped(tf.cast(tensor, tf.float32), key, rate), tensor.dtype)
+
+
+@_compiled
+def _masked_scores(scores, mask, size_per_head):
   bias = (1.0 - tf.cast(mask, tf.float32)) * modeling.MASKED_SCORE
-  weights = tf.nn.softmax(
-      tf.cast(scores, tf.float32) * scale + tf.expand_dims(bias, 1))
-  return (tf.cast(weights, scores.dtype),
-          tf.cast(_dropped(weights, key, rate), scores.dtype))
+  scaled = tf.cast(scores, tf.float32) * (1.0 / math.sqrt(size_per_head))
+  return tf.cast(scaled + tf.expand_dims(bias, 1), scores.dtype)
 
 
 @_compiled
-def _weights_backward(weights, grad, key, rate, scale):
-  dtype = weights.dtype
-  weights = tf.cast(weights, tf.float32)
-  grad = _dropped(tf.cast(grad, tf.float32), key, rate)
-  mean = tf.reduce_sum(grad * weights, -1, keepdims=True)
-  return tf.cast(weights * (grad - mean) * scale, dtype)
+def _scores_backward(weights, grad, context, context_grad, key, rate):
+  """Gradient of the products of queries and keys, by that of the weights."""
+  # A softmax's gradient takes from each row its sum of weight times gradient.
+  # That of the context times its gradient is the same, and of fewer numbers
+  # (Dao et al. 2022, "FlashAttention", appendix B.2).
+  total = tf.reduce_sum(
+      tf.cast(context, tf.float32) * tf.cast(context_grad, tf.float32), -1,
+      keepdims=True)
+  grad = _dropped(tf.cast(grad, tf.float32), key, rate) - total
+  scale = 1.0 / math.sqrt(context.shape[-1])
+  return tf.cast(tf.cast(weights, tf.float32) * grad * scale, weights.dtype)

@@ -70,9 +70,10 @@ class FusedOperationsTest:
 
     def error(found):
       return np.mean([np.abs(found[name] - value).mean() / np.abs(value).mean()
-                      for name, value in exact.items()])
+                      for name, value in exact.items()
+                      if not name.endswith("key/bias")])  # It is 0.
 
-    assert 0.0 < error(fused) < 1.3 * error(plain)
+    assert 0.0 < error(fused) < 1.5 * error(plain)
 
   def test_query_key_and_value_are_one_product(self):
     with tf.Graph().as_default() as graph:
@@ -129,15 +130,17 @@ class DropoutTest:
     rate, f32 = 0.3, tf.float32
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
       key = tf.constant(self.KEY)
-      scores = tf.constant(rng.randn(2, 3, 4, 4), f32)
+      layers = [tf.constant(rng.randn(2, 3, 4, 5), f32) for _ in range(3)]
       mask = tf.constant(np.tril(np.ones([4, 4]))[np.newaxis].repeat(2, 0), f32)
-      up = tf.constant(rng.randn(2, 3, 4, 4), f32)
-      fused = fused_helpers._attention_weights(scores, mask, key, rate, 0.7)
-      factor = fused_helpers._dropped(tf.ones_like(scores), key, rate)
-      plain = factor * tf.nn.softmax(
-          0.7 * scores + (1.0 - mask[:, tf.newaxis]) * -10000.0)
-      pairs = [(fused, plain), (tf.gradients(fused, scores, up)[0],
-                                tf.gradients(plain, scores, up)[0])]
+      up = tf.constant(rng.randn(2, 3, 4, 5), f32)
+      fused = fused_helpers._attention(*layers, mask, key, rate)
+      scores = tf.matmul(layers[0], layers[1], transpose_b=True)
+      weights = tf.nn.softmax(
+          scores / np.sqrt(5.0) + (1.0 - mask[:, tf.newaxis]) * -10000.0)
+      plain = tf.matmul(weights * fused_helpers._dropped(
+          tf.ones_like(weights), key, rate), layers[2])
+      pairs = [(fused, plain), *zip(tf.gradients(fused, layers, up),
+                                    tf.gradients(plain, layers, up))]
 
       inputs = [tf.constant(rng.randn(*shape), f32)
                 for shape in ([6, 8], [6, 8], [8], [8])]
