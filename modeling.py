@@ -40,6 +40,8 @@ MASKED_SCORE = -10000.0
 LAYER_NORM_EPSILON = 1e-12
 # Graph collection with an entry per dropout that a seed decides.
 _SEEDED_DROPOUTS = "seeded_dropouts"
+# Graph collection of the seeds in use where something is computed again.
+_SEED_RECORDS = "dropout_seed_records"
 # The two numbers of such a seed are graph seed and dropout, micro-batch and
 # step; the second ones have so many of the 64 bits.
 _DROPOUT_BITS = 32
@@ -243,6 +245,8 @@ class Operations(object):
     compute_dtype: tf.float32, tf.bfloat16 or tf.float16, what the matrix
       products of encoder and pooler are computed in. Variables, embeddings,
       softmax, layer norm, activations and residual sums are float32.
+    recomputes_layers: bool, a layer's gradient computes it again instead of
+      keeping what it has computed.
     fuses_projections: bool, query, key and value are one product.
 
   Not in upstream, whose functions hold these steps.
@@ -250,9 +254,10 @@ class Operations(object):
 
   fuses_projections = False
 
-  def __init__(self, compute_dtype=tf.float32):
-    """Takes the dtype."""
+  def __init__(self, compute_dtype=tf.float32, recomputes_layers=False):
+    """Takes the values as they are."""
     self.compute_dtype = compute_dtype
+    self.recomputes_layers = recomputes_layers
 
   def to_compute_dtype(self, tensor):
     """Returns the tensor in `compute_dtype`."""
@@ -458,6 +463,12 @@ def dropout(input_tensor, dropout_prob):
 
 def dropout_seed():
   """int64 [2] for the next dropout of the graph; None for TensorFlow's own."""
+  records = tf.compat.v1.get_collection(_SEED_RECORDS)
+  return records[-1].next(_own_seed) if records else _own_seed()
+
+
+def _own_seed():
+  """`dropout_seed` of a dropout that is computed once."""
   graph = tf.compat.v1.get_default_graph()
   if graph.seed is None:
     return None
@@ -475,6 +486,64 @@ def dropout_seed():
     step += tf.cast(micro_batches[-1], tf.int64) * (1 << _STEP_BITS)
   seed = (graph.seed % 2 ** 31 << _DROPOUT_BITS) + place
   return tf.stack([tf.constant(seed, tf.int64), step])
+
+
+class _SeedRecord(object):
+  """The seeds of the dropouts of what is computed twice."""
+
+  def __init__(self):
+    self._seeds = []
+
+  @contextlib.contextmanager
+  def used(self):
+    """Where dropouts take these seeds in turn; the first time it makes them."""
+    self._num_taken = 0
+    records = tf.compat.v1.get_collection_ref(_SEED_RECORDS)
+    records.append(self)
+    try:
+      yield
+    finally:
+      records.remove(self)
+
+  def next(self, make):
+    """The next seed; a random one where `make` gives None."""
+    if self._num_taken == len(self._seeds):
+      seed = make()
+      if seed is None:
+        seed = tf.random.uniform([2], tf.int64.min, tf.int64.max, tf.int64)
+      self._seeds.append(seed)
+    self._num_taken += 1
+    return self._seeds[self._num_taken - 1]
+
+
+def _recomputed(layer, layer_input):
+  """A layer whose gradient computes it again and keeps its input alone.
+
+  Args:
+    layer: function of a tensor that makes its variables in the scope that it
+      is called in.
+    layer_input: tensor.
+
+  Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+  """
+  scope = tf.compat.v1.get_variable_scope()
+  seeds = _SeedRecord()
+
+  @tf.custom_gradient
+  def compute(layer_input):
+    def backward(grad, variables=()):
+      # Not before its gradient is there: else all layers would be kept again.
+      with tf.control_dependencies([grad]):
+        again = tf.identity(layer_input)
+      with tf.compat.v1.variable_scope(scope, reuse=True), seeds.used():
+        output = layer(again)
+      gradients = tf.gradients(output, [again, *variables], grad)
+      return gradients[0], gradients[1:]
+
+    with seeds.used():
+      return layer(layer_input), backward
+
+  return compute(layer_input)
 
 
 def layer_norm(input_tensor, name=None):
@@ -801,36 +870,42 @@ def transformer_model(
   input_shape = [batch_size, seq_length, width]
   layer_output = reshape_to_matrix(input_tensor)  # [B * S, W]
   all_layer_outputs = []
+
+  def encoder_layer(layer_input):
+    """One layer, in the current scope: [B * S, W] -> [B * S, W]."""
+    with tf.compat.v1.variable_scope("attention"):
+      with tf.compat.v1.variable_scope("self"):
+        attention_output = attention_layer(
+            layer_input, layer_input, attention_mask, num_attention_heads,
+            hidden_size // num_attention_heads,
+            attention_probs_dropout_prob=attention_probs_dropout_prob,
+            initializer_range=initializer_range, do_return_2d_tensor=True,
+            batch_size=batch_size, from_seq_length=seq_length,
+            to_seq_length=seq_length, operations=operations)
+      with tf.compat.v1.variable_scope("output"):
+        attention_output = dense(attention_output, hidden_size, None,
+                                 initializer_range, "dense", operations)
+        attention_output = operations.dropout_and_norm(
+            attention_output, layer_input, hidden_dropout_prob)
+
+    with tf.compat.v1.variable_scope("intermediate"):
+      intermediate_output = dense(
+          attention_output, intermediate_size, intermediate_act_fn,
+          initializer_range, "dense",
+          operations)  # [B * S, intermediate_size]
+
+    with tf.compat.v1.variable_scope("output"):
+      layer_output = dense(intermediate_output, hidden_size, None,
+                           initializer_range, "dense", operations)
+      return operations.dropout_and_norm(
+          layer_output, attention_output, hidden_dropout_prob)
+
   for index in range(num_hidden_layers):
     with tf.compat.v1.variable_scope(f"layer_{index}"):
-      layer_input = layer_output
-      with tf.compat.v1.variable_scope("attention"):
-        with tf.compat.v1.variable_scope("self"):
-          attention_output = attention_layer(
-              layer_input, layer_input, attention_mask, num_attention_heads,
-              hidden_size // num_attention_heads,
-              attention_probs_dropout_prob=attention_probs_dropout_prob,
-              initializer_range=initializer_range, do_return_2d_tensor=True,
-              batch_size=batch_size, from_seq_length=seq_length,
-              to_seq_length=seq_length,
-              operations=operations)  # [B * S, W]
-        with tf.compat.v1.variable_scope("output"):
-          attention_output = dense(attention_output, hidden_size, None,
-                                   initializer_range, "dense", operations)
-          attention_output = operations.dropout_and_norm(
-              attention_output, layer_input, hidden_dropout_prob)
-
-      with tf.compat.v1.variable_scope("intermediate"):
-        intermediate_output = dense(
-            attention_output, intermediate_size, intermediate_act_fn,
-            initializer_range, "dense",
-            operations)  # [B * S, intermediate_size]
-
-      with tf.compat.v1.variable_scope("output"):
-        layer_output = dense(intermediate_output, hidden_size, None,
-                             initializer_range, "dense", operations)
-        layer_output = operations.dropout_and_norm(
-            layer_output, attention_output, hidden_dropout_prob)
+      if operations.recomputes_layers:
+        layer_output = _recomputed(encoder_layer, layer_output)
+      else:
+        layer_output = encoder_layer(layer_output)
     all_layer_outputs.append(layer_output)
 
   if do_return_all_layers:

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import compute_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import export_helpers
@@ -46,7 +47,6 @@ from demo import table_helpers
 from demo import task_helpers
 from demo import trial_helpers
 from demo import window_helpers
-from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -1171,8 +1171,7 @@ def run_task(args, make_model):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(args.use_horovod, args.cpu_only,
                               args.fp16_allreduce, args.bf16_config_path)
-  if args.use_xla:
-    xla_helpers.allow_cpu()
+  compute_helpers.prepare(args)
   task, make_processor = task_helpers.TaskFinder(
       args, PROCESSORS, find_processor, InputExample).find()
   _check_flags(args, task)

@@ -23,6 +23,7 @@ from absl import logging
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import compute_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
 from demo import flag_helpers
@@ -34,7 +35,6 @@ from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
 from demo import trial_helpers
-from demo import xla_helpers
 import modeling
 import optimization
 
@@ -420,8 +420,7 @@ def main(_):
   tf.compat.v1.enable_resource_variables()
   horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                               FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-  if FLAGS.use_xla:
-    xla_helpers.allow_cpu()
+  compute_helpers.prepare(FLAGS)
   flag_helpers.check_input_files(FLAGS)
   bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   _check_flags(FLAGS, bert_config)

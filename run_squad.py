@@ -33,6 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
+from demo import compute_helpers
 from demo import curve_helpers
 from demo import estimator_helpers
 from demo import evaluation_helpers
@@ -49,7 +50,6 @@ from demo import record_helpers
 from demo import script_helpers
 from demo import trial_helpers
 from demo import worker_helpers
-from demo import xla_helpers
 import modeling
 import optimization
 import tokenization
@@ -1167,8 +1167,7 @@ def main(_):
   with _worker_pool(FLAGS) as pool:
     horovod_helpers.start_ranks(FLAGS.use_horovod, FLAGS.cpu_only,
                                 FLAGS.fp16_allreduce, FLAGS.bf16_config_path)
-    if FLAGS.use_xla:
-      xla_helpers.allow_cpu()
+    compute_helpers.prepare(FLAGS)
     flag_helpers.check_input_files(FLAGS)
     bert_config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
     flag_helpers.check_bert_config(FLAGS.bert_config_file, bert_config)

@@ -41,9 +41,10 @@ def operations(options, is_training):
   Returns:
     modeling.Operations.
   """
-  if options.fused_ops and is_training:
-    return FusedOperations(options.compute_dtype)
-  return modeling.Operations(options.compute_dtype)
+  if not is_training:
+    return modeling.Operations(options.compute_dtype)
+  kind = FusedOperations if options.fused_ops else modeling.Operations
+  return kind(options.compute_dtype, options.recompute_layers)
 
 
 class FusedOperations(modeling.Operations):
@@ -51,9 +52,9 @@ class FusedOperations(modeling.Operations):
 
   fuses_projections = True
 
-  def __init__(self, compute_dtype=tf.float32):
+  def __init__(self, compute_dtype=tf.float32, recomputes_layers=False):
     """See the base class."""
-    super().__init__(compute_dtype)
+    super().__init__(compute_dtype, recomputes_layers)
     # Of a float32 tensor (its ref) the same in `compute_dtype`: where both are
     # needed, one pass writes both.
     self._casts = {}

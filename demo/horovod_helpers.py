@@ -304,6 +304,11 @@ def _start_horovod(use_horovod, fp16_allreduce):
 _state = {"has_device": False, "reduction_options": {}}
 
 
+def has_device():
+  """Whether the device library (Gaudi's) is loaded."""
+  return _state["has_device"]
+
+
 def reduction_options():
   """Further arguments of `hvd.DistributedOptimizer` (dict)."""
   return _state["reduction_options"]

@@ -13,7 +13,7 @@ _DEFAULTS = collections.OrderedDict(
     # Number formats, see `modeling.BertModel`.
     precision="fp32", loss_scale=None,
     # How the encoder is computed, see `fused_helpers`.
-    fused_ops=False,
+    fused_ops=False, recompute_layers=False,
     # The classifier's loss and windows, see `run_classifier.create_model`.
     class_weights=None, label_smoothing=0.0, window_pooling="mean")
 
@@ -31,6 +31,7 @@ class Options(collections.namedtuple(
     precision: "fp32", "bf16" or "fp16".
     loss_scale: float, "dynamic" or None.
     fused_ops: bool, what lies between matrix products is compiled.
+    recompute_layers: bool, gradients compute layers again.
     class_weights: tuple of float in the order of the labels, or None.
     label_smoothing: float, share of the target spread over all classes.
     window_pooling: "mean" or "max", of the logits of a long text's windows.

@@ -27,6 +27,7 @@ def outputs_and_gradients(operations, dropout_prob=0.0):
   """Sequence and pooled output of a model, and gradients of all variables."""
   with tf.Graph().as_default() as graph:
     tf.compat.v1.set_random_seed(3)
+    tf.compat.v1.train.get_or_create_global_step()
     ids, mask, segments = batch(np.random.RandomState(0))
     model = modeling.BertModel(
         modeling.BertConfig(
@@ -74,6 +75,19 @@ class FusedOperationsTest:
                       if not name.endswith("key/bias")])  # It is 0.
 
     assert 0.0 < error(fused) < 1.5 * error(plain)
+
+  @pytest.mark.parametrize("kind", [
+      modeling.Operations, fused_helpers.FusedOperations])
+  @pytest.mark.parametrize("dropout_prob", [0.0, 0.2])
+  def test_layers_can_be_computed_again(self, kind, dropout_prob):
+    kept = outputs_and_gradients(kind(), dropout_prob)
+    again = outputs_and_gradients(
+        kind(recomputes_layers=True), dropout_prob)
+    assert kept.keys() == again.keys()
+    for name, value in kept.items():
+      np.testing.assert_allclose(
+          again[name], value, rtol=0, err_msg=name,
+          atol=1e-6 * max(np.abs(value).max(), 1.0))
 
   def test_query_key_and_value_are_one_product(self):
     with tf.Graph().as_default() as graph:
