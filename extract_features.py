@@ -24,6 +24,10 @@ import time
 import uuid
 import zipfile
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import numpy as np

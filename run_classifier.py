@@ -20,6 +20,10 @@ import os
 import tempfile
 import zlib
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import numpy as np

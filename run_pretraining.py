@@ -18,6 +18,10 @@ import collections
 import itertools
 import os
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import tensorflow as tf

@@ -27,6 +27,10 @@ import random
 import re
 import tempfile
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import numpy as np

@@ -16,6 +16,10 @@ import signal
 import sys
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 

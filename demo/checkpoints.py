@@ -19,6 +19,10 @@ import json
 import os
 import re
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import app
 from absl import flags
 from absl import logging

@@ -17,6 +17,10 @@ import contextlib
 import json
 import os
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import tensorflow as tf

@@ -10,6 +10,10 @@ takes, in the format of TensorFlow 1 (hub.Module) or as a SavedModel of
 TensorFlow 2 (tf.saved_model.load, hub.KerasLayer). The vocabulary goes with it.
 """
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import tensorflow as tf

@@ -17,6 +17,10 @@ import json
 import os
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 
 from demo import answer_scores

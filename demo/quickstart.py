@@ -19,6 +19,10 @@ import sys
 import textwrap
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 

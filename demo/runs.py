@@ -14,6 +14,10 @@ import re
 import statistics
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import app
 from absl import flags
 from absl import logging

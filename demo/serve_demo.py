@@ -16,6 +16,10 @@ import json
 import os
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import tensorflow as tf

@@ -28,6 +28,10 @@ import subprocess
 import sys
 import time
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 import tensorflow as tf
 

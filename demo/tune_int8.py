@@ -18,6 +18,10 @@ import os
 import re
 import shutil
 
+from demo import help_helpers
+
+help_helpers.prepare(__name__)  # Before the libraries are imported.
+
 from absl import flags
 from absl import logging
 import tqdm
