@@ -20,9 +20,9 @@ import os
 import tempfile
 import zlib
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 from absl import logging
@@ -1291,10 +1291,7 @@ def _fingerprint(examples):
 
 def _score_names(task, processor):
   """The scores of a task's evaluation (tuple of string), the main one first."""
-  values = np.array([0.0, 1.0])
-  names = tuple(
-      metrics.regression_scores(values, values) if processor.is_regression
-      else metrics.classification_scores(task, [0, 1], [0, 1])) + ("loss",)
+  names = metrics.score_names(task, processor.is_regression) + ("loss",)
   if task == "mnli":
     names += tuple(f"{name}_mismatched" for name in names)
   return names

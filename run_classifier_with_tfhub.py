@@ -11,9 +11,9 @@ which brings its weights and its vocabulary along.
 Source: google-research/bert (commit cc7051dc).
 """
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 from absl import logging

@@ -392,7 +392,8 @@ def check_checkpoints(args, bert_config, build_model, get_assignment_map):
       trained = check_trained(args, tvars)
     if args.init_checkpoint:
       check_checkpoint(args.init_checkpoint, bert_config)
-      warm_start(get_assignment_map, args.init_checkpoint, use_tpu=False)
+      assignment_map, _ = get_assignment_map(tvars, args.init_checkpoint)
+      check_warm_start(tvars, assignment_map, args.init_checkpoint)
   if is_chief and not (trained or args.init_checkpoint or args.do_train or
                        args.continuous_eval):
     raise ValueError(

@@ -17,9 +17,9 @@ import contextlib
 import json
 import os
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 from absl import logging

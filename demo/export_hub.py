@@ -10,9 +10,9 @@ takes, in the format of TensorFlow 1 (hub.Module) or as a SavedModel of
 TensorFlow 2 (tf.saved_model.load, hub.KerasLayer). The vocabulary goes with it.
 """
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 from absl import logging

@@ -1,6 +1,9 @@
 # Licensed under the Apache License, Version 2.0 (see LICENSE and NOTICE).
 """Scores of the GLUE tasks, by scikit-learn and SciPy, and of SQuAD.
 
+These libraries are loaded when something is scored, which a training may never
+come to: it takes them half a second.
+
 Source: Wang et al. 2018, "GLUE", table 1, for which task has which score;
 Rajpurkar et al. 2016 and 2018 for SQuAD's, whose official evaluation these
 agree with on every question.
@@ -11,8 +14,6 @@ import re
 import string
 
 import numpy as np
-from scipy import stats
-from sklearn import metrics
 
 # Scores beside accuracy, the one that GLUE reports first.
 _TASK_SCORES = {
@@ -21,6 +22,22 @@ _TASK_SCORES = {
     "qqp": ("f1",),
     "custom": ("macro_f1", "matthews_correlation"),
 }
+
+
+def score_names(task, is_regression):
+  """The names of a task's scores, the main one first.
+
+  Args:
+    task: string, canonical name of the task ("mrpc").
+    is_regression: bool.
+
+  Returns:
+    Tuple of string, the keys that `regression_scores` or
+    `classification_scores` gives.
+  """
+  if is_regression:
+    return ("pearson", "spearman", "mean_squared_error")
+  return _TASK_SCORES.get(task, ()) + ("accuracy",)
 
 
 def classification_scores(task, label_ids, predicted_ids):
@@ -36,15 +53,15 @@ def classification_scores(task, label_ids, predicted_ids):
     F1 is that of class 1, macro_f1 the mean of all classes'. Any task that GLUE
     does not have is called "custom".
   """
-  functions = {"matthews_correlation": metrics.matthews_corrcoef,
+  from sklearn import metrics  # pylint: disable=import-outside-toplevel
+  functions = {"accuracy": metrics.accuracy_score,
+               "matthews_correlation": metrics.matthews_corrcoef,
                "f1": lambda true, found: metrics.f1_score(
                    true, found, pos_label=1, zero_division=0.0),
                "macro_f1": lambda true, found: metrics.f1_score(
                    true, found, average="macro", zero_division=0.0)}
-  scores = {name: float(functions[name](label_ids, predicted_ids))
-            for name in _TASK_SCORES.get(task, ())}
-  scores["accuracy"] = float(metrics.accuracy_score(label_ids, predicted_ids))
-  return scores
+  return {name: float(functions[name](label_ids, predicted_ids))
+          for name in score_names(task, is_regression=False)}
 
 
 def regression_scores(targets, predictions):
@@ -58,6 +75,9 @@ def regression_scores(targets, predictions):
     Dict score name -> float. A correlation is 0 where one side is constant
     and it is therefore not defined.
   """
+  from scipy import stats  # pylint: disable=import-outside-toplevel
+  from sklearn import metrics  # pylint: disable=import-outside-toplevel
+
   def correlation(function):
     if np.ptp(targets) == 0 or np.ptp(predictions) == 0:
       return 0.0
@@ -82,6 +102,7 @@ def class_report(label_ids, predicted_ids, label_names):
     and "confusion_matrix": rows are true labels, columns the found ones, in
     the order of "labels".
   """
+  from sklearn import metrics  # pylint: disable=import-outside-toplevel
   classes = list(range(len(label_names)))
   columns = metrics.precision_recall_fscore_support(
       label_ids, predicted_ids, labels=classes, zero_division=0.0)

@@ -19,9 +19,9 @@ import sys
 import textwrap
 import time
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 from absl import logging

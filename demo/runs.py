@@ -14,9 +14,9 @@ import re
 import statistics
 import time
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import app
 from absl import flags

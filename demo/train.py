@@ -28,9 +28,9 @@ import subprocess
 import sys
 import time
 
-from demo import help_helpers
+from demo import start_helpers
 
-help_helpers.prepare(__name__)  # Before the libraries are imported.
+start_helpers.prepare(__name__)  # Before the libraries are imported.
 
 from absl import flags
 import tensorflow as tf

@@ -2,8 +2,10 @@
 
 import types
 
+from google.protobuf import text_format
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import graph_io
 
 from demo import checkpoint_helpers
 from demo import estimator_helpers
@@ -121,6 +123,7 @@ class KeptCheckpointsTest:
       tf.compat.v1.losses.add_loss(loss)
       step = tf.compat.v1.train.get_or_create_global_step()
       tf.compat.v1.add_to_collection("rate", tf.constant(0.1))
+      tf.constant([float("nan"), float("-inf"), 1e-45, 0.1], name="constants")
       train_op = tf.compat.v1.train.GradientDescentOptimizer(0.1).minimize(
           loss, global_step=step)
       return tf.compat.v1.estimator.tpu.TPUEstimatorSpec(
@@ -144,6 +147,22 @@ class KeptCheckpointsTest:
     assert self.train(tmp_path, 4, 100) == [0, 4]
     assert self.train(tmp_path, 4, 100) == [0, 4]  # Nothing is trained.
     assert self.train(tmp_path, 6, 100) == [6]
+
+  def test_graph_is_written_as_text_that_gives_it_back(
+      self, tmp_path, monkeypatch):
+    # That would be TensorFlow's way, which is slow.
+    monkeypatch.setattr(graph_io, "text_format", None)
+    self.train(tmp_path, 1, 100)
+    graph = text_format.Parse(
+        (tmp_path / "graph.pbtxt").read_text(), tf.compat.v1.GraphDef())
+    meta = tf.compat.v1.MetaGraphDef.FromString(
+        (tmp_path / "model.ckpt-0.meta").read_bytes())
+    assert {node.name for node in graph.node} == {
+        node.name for node in meta.graph_def.node}
+    assert [node.attr["value"] for node in graph.node
+            if node.name == "constants"] == [
+                tf.compat.v1.AttrValue(tensor=tf.make_tensor_proto(
+                    [float("nan"), float("-inf"), 1e-45, 0.1]))]
 
 
 def model_of_losses(losses):

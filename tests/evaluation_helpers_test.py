@@ -41,7 +41,7 @@ def model_fn(features, labels, mode, params):
 class Scorer(evaluation_helpers.CheckpointScorer):
   """Scores how close the weight is to 0.35; may fail at a step, once."""
 
-  def __init__(self):
+  def __init__(self, model_fn=model_fn):
     self.calls = []
     self.fails_at = None
 
@@ -64,7 +64,7 @@ class Scorer(evaluation_helpers.CheckpointScorer):
     return super().__call__(path)
 
 
-def train(args, num_steps, scorer):
+def train(args, num_steps, scorer, model_fn=model_fn):
   """Trains the one weight; returns the step where it ended."""
   with tf.Graph().as_default():
     estimator = estimator_helpers.make_estimator(args, model_fn)
@@ -122,6 +122,20 @@ class EvaluationTest:
     assert chosen == str(tmp_path / "best" / "model.ckpt-4")
     assert checkpoint_helpers.chosen_checkpoint(
         run_flags(tmp_path, eval_every_steps=0)) is None
+
+  def test_graphs_are_built_once_each(self, tmp_path):
+    modes = []
+
+    def counted(features, labels, mode, params):
+      modes.append(mode)
+      return model_fn(features, labels, mode, params)
+
+    args, scorer = run_flags(tmp_path), Scorer(counted)
+    train(args, 7, scorer, counted)
+    evaluation_helpers.evaluate_all(args, METRICS, scorer)
+    assert len(scorer.calls) > 4
+    assert sorted(modes) == [
+        tf.estimator.ModeKeys.PREDICT, tf.estimator.ModeKeys.TRAIN]
 
   def test_patience_ends_it_and_the_same_command_does_not_go_on(
       self, tmp_path):

@@ -5,6 +5,7 @@ import json
 import random
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2,
 
 class ClassificationScoresTest:
 
+  @settings(deadline=None)  # The first scores load scikit-learn.
   @given(PAIRS)
   def test_formulas(self, pairs):
     true, found = np.array(pairs).T
@@ -39,6 +41,7 @@ class ClassificationScoresTest:
       ("qqp", ["f1", "accuracy"]), ("mnli", ["accuracy"])])
   def test_first_score_is_that_of_glue(self, task, names):
     assert list(metrics.classification_scores(task, [0, 1], [0, 1])) == names
+    assert list(metrics.score_names(task, is_regression=False)) == names
 
 
 class RegressionScoresTest:
@@ -52,6 +55,7 @@ class RegressionScoresTest:
     assert monotone["pearson"] < 0.99
     assert linear["mean_squared_error"] == pytest.approx(
         np.mean((x + 1) ** 2))
+    assert tuple(linear) == metrics.score_names("sts-b", is_regression=True)
 
   def test_constant_predictions_score_zero(self):
     scores = metrics.regression_scores(np.arange(4.0), np.ones(4))

@@ -27,9 +27,9 @@ MAY_IMPORT = {
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
     "extract_features.py": SCRIPTS_MAY_IMPORT,
     "create_pretraining_data.py": {
-        "tokenization", "demo.flag_helpers", "demo.help_helpers",
+        "tokenization", "demo.flag_helpers", "demo.start_helpers",
         "demo.record_helpers", "demo.script_helpers", "demo.worker_helpers"},
-    "demo/help_helpers.py": set(),
+    "demo/start_helpers.py": set(),
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
     "demo/xla_helpers.py": set(),
@@ -83,14 +83,14 @@ MAY_IMPORT = {
     "demo/compile_check.py": {"demo.predictor", "demo.runner_helpers"},
     "demo/compile_model.py": {
         "demo.compile_check", "demo.compile_graph", "demo.compile_onnx",
-        "demo.compile_reader", "demo.export_helpers", "demo.help_helpers",
+        "demo.compile_reader", "demo.export_helpers", "demo.start_helpers",
         "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
     "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/curve_helpers.py": {"demo.script_helpers"},
     "demo/runs.py": {
-        "demo.curve_helpers", "demo.help_helpers", "demo.runs_reader",
+        "demo.curve_helpers", "demo.start_helpers", "demo.runs_reader",
         "demo.runs_report", "demo.script_helpers"},
     "demo/runs_reader.py": {"demo.curve_helpers"},
     "demo/runs_report.py": {"demo.curve_helpers"},
@@ -100,7 +100,7 @@ MAY_IMPORT = {
         "demo.checkpoint_helpers", "demo.hf_checkpoints"},
     "demo/checkpoints.py": {
         "modeling", "demo.checkpoint_helpers", "demo.checkpoint_report",
-        "demo.flag_helpers", "demo.help_helpers", "demo.hf_checkpoints",
+        "demo.flag_helpers", "demo.start_helpers", "demo.hf_checkpoints",
         "demo.script_helpers"},
     "demo/launch.py": set(),
     "demo/latency_helpers.py": set(),
@@ -133,12 +133,12 @@ MAY_IMPORT = {
     "demo/serving_rest.py": {
         "demo.export_helpers", "demo.serving_errors", "demo.serving_messages"},
     "demo/bert_server.py": {
-        "demo.help_helpers", "demo.script_helpers", "demo.serving_batches",
+        "demo.start_helpers", "demo.script_helpers", "demo.serving_batches",
         "demo.serving_dispatch", "demo.serving_grpc", "demo.serving_models",
         "demo.serving_rest", "demo.serving_signatures", "demo.serving_stats"},
     "demo/offline_speed.py": {
         "demo.answer_scores", "demo.bert_client", "demo.client_rows",
-        "demo.compile_check", "demo.help_helpers", "demo.latency_helpers",
+        "demo.compile_check", "demo.start_helpers", "demo.latency_helpers",
         "demo.predictor", "demo.script_helpers", "demo.serving_models"},
     "demo/int8_config.py": {"demo.config_helpers"},
     "demo/int8_search.py": {"demo.script_helpers"},
@@ -159,14 +159,14 @@ MAY_IMPORT = {
         "demo.script_helpers"},
     "demo/tune_int8.py": {
         "demo.compile_check", "demo.compile_model", "demo.compile_reader",
-        "demo.config_helpers", "demo.export_helpers", "demo.help_helpers",
+        "demo.config_helpers", "demo.export_helpers", "demo.start_helpers",
         "demo.int8_backends", "demo.int8_config", "demo.int8_onnx",
         "demo.int8_report", "demo.int8_search", "demo.int8_task",
         "demo.int8_tensorflow", "demo.predictor", "demo.script_helpers"},
     "demo/serve_steps.py": {"demo.launch"},
     "demo/serve_demo.py": {
         "demo.compile_check", "demo.estimator_helpers", "demo.export_helpers",
-        "demo.help_helpers", "demo.quickstart", "demo.script_helpers",
+        "demo.start_helpers", "demo.quickstart", "demo.script_helpers",
         "demo.serve_steps"},
     "demo/alias_helpers.py": set(),
     "demo/config_helpers.py": {
@@ -176,7 +176,7 @@ MAY_IMPORT = {
     "demo/tfds_params.py": {
         "demo.tfds_helpers", "run_classifier", "tokenization"},
     "demo/train.py": {
-        "demo.config_helpers", "demo.help_helpers", "demo.horovod_helpers",
+        "demo.config_helpers", "demo.start_helpers", "demo.horovod_helpers",
         "demo.script_helpers", "demo.seed_helpers", "demo.task_helpers",
         "run_classifier_with_tfhub", "run_pretraining", "run_squad"},
     "demo/review_interface.py": set(),

@@ -1,5 +1,6 @@
-"""Tests of demo/help_helpers.py: scripts show their help without libraries."""
+"""Tests of demo/start_helpers.py: scripts start without needless work."""
 
+import gc
 import os
 import pathlib
 import re
@@ -9,10 +10,10 @@ import sys
 import absl
 import pytest
 
-from demo import help_helpers
+from demo import start_helpers
 from tests import conftest
 
-_PREPARED = re.compile(r"^help_helpers\.prepare\(__name__\)", re.M)
+_PREPARED = re.compile(r"^start_helpers\.prepare\(__name__\)", re.M)
 _RUNS = re.compile(r"^if __name__ == \"__main__\":", re.M)
 # They define no flags of absl, and load nothing to show their help.
 _WITHOUT_LIBRARIES = {
@@ -80,6 +81,18 @@ class PrepareTest:
       self, monkeypatch, name, arguments):
     monkeypatch.setattr(sys, "argv", ["run_classifier.py", *arguments])
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    before = list(sys.meta_path)
-    help_helpers.prepare(name)
-    assert sys.meta_path == before
+    before, thresholds = list(sys.meta_path), gc.get_threshold()
+    try:
+      start_helpers.prepare(name)
+      assert sys.meta_path == before
+      assert (gc.get_threshold() == thresholds) == (name != "__main__")
+    finally:
+      gc.set_threshold(*thresholds)
+
+  def test_a_training_script_loads_no_library_of_scores(self):
+    code = ("import sys; import run_classifier, run_squad; "
+            "sys.exit(str({'scipy.stats', 'sklearn', 'matplotlib'} & "
+            "set(sys.modules)))")
+    shown = subprocess.run([sys.executable, "-c", code], cwd=conftest.PROJECT,
+                           check=False, capture_output=True, text=True)
+    assert shown.stderr.splitlines()[-1] == "set()"
