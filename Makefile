@@ -30,14 +30,15 @@ test-fast: setup lint
 	@$(PYTEST) -m "not slow"
 
 # Training speed beside a matrix product, ranks beside threads, compiled models beside exports; with
-# SQUAD_FILE=... VOCAB_FILE=... also how fast SQuAD files are converted, and with EXPORT_DIR=... DATA_FILE=... the
-# server beside the model alone. Figures in README and docs/serving.md.
+# SQUAD_FILE=... VOCAB_FILE=... also how fast SQuAD files are converted, with SENTENCES_FILE=... VOCAB_FILE=... how
+# fast sentences are tokenized, and with EXPORT_DIR=... DATA_FILE=... the server beside the model alone. Figures in README and docs/serving.md.
 bench: setup
 	@$(PYTHON_BIN) -m tests.benchmarks.train_step
 	@$(PYTHON_BIN) -m tests.benchmarks.scaling
 	@TF_ENABLE_ONEDNN_OPTS=1 $(PYTHON_BIN) -m tests.benchmarks.compiled_speed
 	@$(if $(EXPORT_DIR),$(PYTHON_BIN) -m tests.benchmarks.serving --export_dir="$(EXPORT_DIR)" --data_file="$(DATA_FILE)")
 	@$(if $(SQUAD_FILE),$(PYTHON_BIN) -m tests.benchmarks.squad_features --squad_file="$(SQUAD_FILE)" --vocab_file="$(VOCAB_FILE)")
+	@$(if $(SENTENCES_FILE),$(PYTHON_BIN) -m tests.benchmarks.tokenization --sentences_file="$(SENTENCES_FILE)" --vocab_file="$(VOCAB_FILE)")
 
 lint: setup
 	@$(PYTHON_BIN) -m ruff check .

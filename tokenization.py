@@ -14,6 +14,7 @@ for word pieces.
 """
 
 import collections
+import itertools
 import re
 import unicodedata
 
@@ -34,15 +35,13 @@ _CJK_BLOCKS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F))
-_CJK_CHARACTER = re.compile("[" + "".join(
-    f"{chr(first)}-{chr(last)}" for first, last in _CJK_BLOCKS) + "]")
 
 # What BasicTokenizer makes of printable ASCII.
 _ASCII_TOKEN = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9 ]")
 
-# Words whose pieces a FullTokenizer keeps, and how long they may be.
-_KEPT_WORDS = 1 << 17
-_KEPT_WORD_LENGTH = 40  # Characters.
+# Texts whose pieces a FullTokenizer keeps, and how long they may be.
+_KEPT_TEXTS = 1 << 17
+_KEPT_TEXT_LENGTH = 40  # Characters.
 
 
 def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
@@ -87,10 +86,10 @@ def convert_to_unicode(text):
 
   Source: upstream symbol, unchanged for Python 3.
   """
-  if isinstance(text, bytes):
-    return text.decode("utf-8", "ignore")
   if isinstance(text, str):
     return text
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "ignore")
   raise ValueError(f"Text has to be str or bytes, not {type(text).__name__}.")
 
 
@@ -124,15 +123,19 @@ def load_vocab(vocab_file):
   """
   vocab = collections.OrderedDict()
   with tf.io.gfile.GFile(vocab_file, "rb") as reader:
-    for index, line in enumerate(reader):
-      try:
-        token = line.decode("utf-8").strip()
-      except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{vocab_file}:{index + 1}: the vocabulary is not UTF-8 text "
-            f"({error.reason}). Is --vocab_file the vocab.txt of the "
-            f"model?") from None
-      vocab[token] = index
+    # Carriage returns are dropped wherever they stand, as by upstream's reader.
+    lines = reader.read().replace(b"\r", b"").split(b"\n")
+  if not lines[-1]:  # What follows the last line's end is no line.
+    del lines[-1]
+  for index, line in enumerate(lines):
+    try:
+      token = line.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+          f"{vocab_file}:{index + 1}: the vocabulary is not UTF-8 text "
+          f"({error.reason}). Is --vocab_file the vocab.txt of the "
+          f"model?") from None
+    vocab[token] = index
   return vocab
 
 
@@ -151,7 +154,7 @@ def convert_by_vocab(vocab, items):
 
   Source: upstream symbol, unchanged.
   """
-  return [vocab[item] for item in items]
+  return list(map(vocab.__getitem__, items))
 
 
 def convert_tokens_to_ids(vocab, tokens):
@@ -203,27 +206,27 @@ class FullTokenizer(object):
     self.inv_vocab = {index: token for token, index in self.vocab.items()}
     self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
-    self._kept = {}
+    # "Don't" and "don" are parts, "don", "'" and "t" are words.
+    self._pieces_of_part = _Kept(self._split_part)
+    self._pieces_of_word = _Kept(self._split_word)
 
   def tokenize(self, text):
     """Returns the word pieces of `text` (list of str)."""
-    pieces = []
     # A blank separates words whatever stands around it.
-    for word in convert_to_unicode(text).split(" "):
-      found = self._kept.get(word)
-      pieces.extend(self._split(word) if found is None else found)
-    return pieces
+    return list(itertools.chain.from_iterable(map(
+        self._pieces_of_part.__getitem__, convert_to_unicode(text).split(" "))))
 
-  def _split(self, text):
-    """The word pieces of a text without blanks; they are kept."""
-    pieces = []
-    for word in self.basic_tokenizer.tokenize(text):
-      pieces.extend(self.wordpiece_tokenizer.tokenize(word))
-    if len(text) <= _KEPT_WORD_LENGTH:
-      if len(self._kept) >= _KEPT_WORDS:
-        self._kept.clear()
-      self._kept[text] = pieces
-    return pieces
+  def _split_part(self, text):
+    """The word pieces of a text without blanks (tuple of str)."""
+    words = self.basic_tokenizer.tokenize(text)
+    if len(words) == 1:
+      return self._pieces_of_word[words[0]]
+    return tuple(itertools.chain.from_iterable(map(
+        self._pieces_of_word.__getitem__, words)))
+
+  def _split_word(self, word):
+    """The pieces of a word of the BasicTokenizer (tuple of str)."""
+    return tuple(self.wordpiece_tokenizer.tokenize(word))
 
   def convert_tokens_to_ids(self, tokens):
     """Returns the ids of word pieces (list of int)."""
@@ -232,6 +235,26 @@ class FullTokenizer(object):
   def convert_ids_to_tokens(self, ids):
     """Returns the word pieces of ids (list of str)."""
     return convert_ids_to_tokens(self.inv_vocab, ids)
+
+
+class _Kept(dict):
+  """A function's results by its argument, a text; short ones are kept.
+
+  As a dict it is looked up in by C loops, such as `map`'s.
+  """
+
+  def __init__(self, function):
+    """Takes the function of a str."""
+    super().__init__()
+    self._function = function
+
+  def __missing__(self, text):
+    result = self._function(text)
+    if len(text) <= _KEPT_TEXT_LENGTH:
+      if len(self) >= _KEPT_TEXTS:
+        self.clear()
+      self[text] = result
+    return result
 
 
 class BasicTokenizer(object):
@@ -263,38 +286,27 @@ class BasicTokenizer(object):
     # Only the Chinese models know words of ideographs anyway, and the English
     # ones were trained with this step, so it is done for every language.
     text = self._tokenize_chinese_chars(text)
-    tokens = []
-    for word in whitespace_tokenize(text):
-      if self.do_lower_case:
-        word = self._run_strip_accents(word.lower())
-      tokens.extend(self._run_split_on_punc(word))
-    # Accents may have left blanks behind, so split once more.
-    return whitespace_tokenize(" ".join(tokens))
+    if self.do_lower_case:
+      text = self._run_strip_accents(text.lower())
+    # Whether blanks stand between them or accents have left some behind.
+    return whitespace_tokenize(" ".join(self._run_split_on_punc(text)))
 
   def _run_strip_accents(self, text):
     """Drops combining marks: "résumé" -> "resume"."""
-    return "".join(char for char in unicodedata.normalize("NFD", text)
-                   if unicodedata.category(char) != "Mn")
+    return unicodedata.normalize("NFD", text).translate(_WITHOUT_MARKS)
 
   def _run_split_on_punc(self, text):
-    """Cuts out punctuation: "don't!" -> ["don", "'", "t", "!"]."""
-    parts = []
-    word = []
-    for char in text:
-      if _is_punctuation(char):
-        if word:
-          parts.append("".join(word))
-          word = []
-        parts.append(char)
-      else:
-        word.append(char)
-    if word:
-      parts.append("".join(word))
-    return parts
+    """Cuts out punctuation: "don't!" -> ["don", "'", "t", "!"].
+
+    Args:
+      text: str that `_clean_text` has made, so it has no NUL.
+    """
+    parts = text.translate(_PUNCTUATION_CUT_OUT).split("\0")
+    return [part for part in parts if part]
 
   def _tokenize_chinese_chars(self, text):
     """Puts blanks around every CJK ideograph."""
-    return _CJK_CHARACTER.sub(r" \g<0> ", text)
+    return text.translate(_IDEOGRAPHS_APART)
 
   def _is_chinese_char(self, cp):
     """Whether the code point (int) is a CJK ideograph.
@@ -302,16 +314,11 @@ class BasicTokenizer(object):
     Hangul, Hiragana and Katakana are not: their words are separated by blanks
     or handled by the word pieces.
     """
-    return any(first <= cp <= last for first, last in _CJK_BLOCKS)
+    return _is_ideograph(chr(cp))
 
   def _clean_text(self, text):
     """Drops NUL, U+FFFD and control characters; whitespace becomes a blank."""
-    kept = []
-    for char in text:
-      if char in "\x00\ufffd" or _is_control(char):
-        continue
-      kept.append(" " if _is_whitespace(char) else char)
-    return "".join(kept)
+    return text.translate(_CLEANED)
 
 
 class WordpieceTokenizer(object):
@@ -329,6 +336,7 @@ class WordpieceTokenizer(object):
     """See the class."""
     self.max_input_chars_per_word = max_input_chars_per_word
     self.vocab, self.unk_token = vocab, unk_token
+    self._measured, self._longest = 0, 0  # Pieces; characters of one.
 
   def tokenize(self, text):
     """Splits text that `BasicTokenizer` has cleaned.
@@ -348,18 +356,22 @@ class WordpieceTokenizer(object):
     """The pieces of one word, or None where the vocabulary can't build it."""
     if len(word) > self.max_input_chars_per_word:
       return None
+    if self._measured != len(self.vocab):  # First call, or pieces came in.
+      self._longest = max(map(len, self.vocab), default=0)
+      self._measured = len(self.vocab)
     pieces = []
     start = 0
     while start < len(word):
       prefix = "##" if start else ""
-      for end in range(len(word), start, -1):
-        piece = prefix + word[start:end]
+      rest = prefix + word[start:start + self._longest]
+      for end in range(len(rest), len(prefix), -1):
+        piece = rest[:end]
         if piece in self.vocab:
-          pieces.append(piece)
-          start = end
           break
       else:
         return None
+      pieces.append(piece)
+      start += end - len(prefix)
     return pieces
 
 
@@ -389,3 +401,37 @@ def _is_punctuation(char):
   if 33 <= cp <= 47 or 58 <= cp <= 64 or 91 <= cp <= 96 or 123 <= cp <= 126:
     return True
   return unicodedata.category(char).startswith("P")
+
+
+def _is_ideograph(char):
+  """Whether `char` stands in one of the blocks of CJK ideographs."""
+  cp = ord(char)
+  return any(first <= cp <= last for first, last in _CJK_BLOCKS)
+
+
+class _Characters(dict):
+  """A table for `str.translate` that fills itself: characters repeat."""
+
+  def __init__(self, function):
+    """Takes a function of a character that returns what to put there (str)."""
+    super().__init__()
+    self._function = function
+
+  def __missing__(self, cp):
+    self[cp] = replacement = self._function(chr(cp))
+    return replacement
+
+
+def _cleaned(char):
+  if char in "\x00\ufffd" or _is_control(char):
+    return ""
+  return " " if _is_whitespace(char) else char
+
+
+_CLEANED = _Characters(_cleaned)
+_IDEOGRAPHS_APART = _Characters(
+    lambda char: f" {char} " if _is_ideograph(char) else char)
+_WITHOUT_MARKS = _Characters(
+    lambda char: "" if unicodedata.category(char) == "Mn" else char)
+_PUNCTUATION_CUT_OUT = _Characters(
+    lambda char: f"\0{char}\0" if _is_punctuation(char) else char)

@@ -1,5 +1,6 @@
 """Tests of tokenization.py by example and by property."""
 
+import re
 import unicodedata
 
 from hypothesis import given
@@ -10,6 +11,62 @@ import tokenization
 
 VOCAB = ["[UNK]", "[CLS]", "[SEP]", "want", "##want", "##ed", "wa", "un",
          "runn", "##ing", "low", "##est", ","]
+
+
+# Text with what is treated otherwise than ASCII letters: marks, sigmas, quotes,
+# blanks of all kinds, control characters, ideographs, Hangul.
+TEXT = st.text(alphabet=st.one_of(
+    st.characters(codec="utf-8"),
+    st.characters(max_codepoint=0x24F),
+    st.sampled_from("aAzZ09 .,'#\t\n\r\0\xa0\xad\u0130\u0300\u0307\u03a3\u03c3"
+                    "\u1fef\u2000\u200b\u2028\u2019\u3000\u4e00\u9fff\ufffd"
+                    "\uac01\uf900\U00020000")), max_size=60)
+
+
+IDEOGRAPH = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df"
+    "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]")
+
+
+def plainly_split(text, do_lower_case):
+  """The words of a text, character by character, as slow as it gets."""
+  spread = ""
+  for char in text:
+    category = unicodedata.category(char)
+    if char in "\t\n\r" or category == "Zs":
+      spread += " "
+    elif char in "\0\ufffd" or category in ("Cc", "Cf"):
+      pass
+    elif IDEOGRAPH.match(char):
+      spread += f" {char} "
+    else:
+      spread += char
+  words = []
+  for word in spread.split():
+    if do_lower_case:
+      word = "".join(x for x in unicodedata.normalize("NFD", word.lower())
+                     if unicodedata.category(x) != "Mn")
+    for char in word:
+      is_sign = char.isascii() and char.isprintable() and not char.isalnum()
+      if char != " " and (is_sign or unicodedata.category(char)[0] == "P"):
+        char = f" {char} "
+      words.append(char)
+    words.append(" ")
+  return "".join(words).split()
+
+
+def plainly_pieces(word, vocab):
+  """The pieces of a word, each tried from the whole rest on."""
+  pieces, rest = [], word
+  while rest:
+    prefix = "##" if pieces else ""
+    found = [rest[:end] for end in range(len(rest), 0, -1)
+             if prefix + rest[:end] in vocab]
+    if not found or len(word) > 200:
+      return ["[UNK]"]
+    pieces.append(prefix + found[0])
+    rest = rest[len(found[0]):]
+  return pieces
 
 
 def make_tokenizer(folder, tokens, **kwargs):
@@ -27,6 +84,29 @@ class FullTokenizerTest:
     ids = tokenizer.convert_tokens_to_ids(pieces)
     assert ids == [7, 4, 5, 12, 8, 9]
     assert tokenizer.convert_ids_to_tokens(ids) == pieces
+
+  @given(st.lists(TEXT, max_size=4), st.booleans())
+  def test_kept_words_are_as_the_parts_say(self, tmp_path_factory, texts,
+                                           do_lower_case):
+    vocab = [*VOCAB, "a", "##a", "z", "\u03c3", "\u03c2", "\u4e00", "'", "0"]
+    tokenizer = make_tokenizer(tmp_path_factory.mktemp("vocab"), vocab,
+                               do_lower_case=do_lower_case)
+    for text in texts * 2:  # The second time its parts are known.
+      wanted = [piece for word in plainly_split(text, do_lower_case)
+                for piece in plainly_pieces(word, vocab)]
+      pieces = tokenizer.tokenize(text)
+      assert pieces == wanted
+      pieces.clear()  # A caller's list is its own.
+
+  def test_little_is_kept(self, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenization, "_KEPT_TEXTS", 3)
+    tokenizer = make_tokenizer(tmp_path, VOCAB)
+    text = "un want wa low un,want " + "un" * 30
+    for _ in range(2):
+      assert tokenizer.tokenize(text) == [
+          "un", "want", "wa", "low", "un", ",", "want", "[UNK]"]
+    for kept in (tokenizer._pieces_of_part, tokenizer._pieces_of_word):
+      assert 1 <= len(kept) <= 3 and max(map(len, kept)) <= 40
 
   def test_unknown_token_is_a_key_error(self, tmp_path):
     with pytest.raises(KeyError):
@@ -88,6 +168,11 @@ class BasicTokenizerTest:
       assert all(unicodedata.category(c) != "Mn"
                  for c in unicodedata.normalize("NFD", token))
 
+  @given(TEXT, st.booleans())
+  def test_words_are_those_of_going_by_character(self, text, do_lower_case):
+    assert tokenization.BasicTokenizer(do_lower_case).tokenize(
+        text) == plainly_split(text, do_lower_case)
+
   @given(st.binary(max_size=60))
   def test_any_bytes_are_taken(self, raw):
     tokenization.BasicTokenizer().tokenize(raw)
@@ -108,22 +193,19 @@ class WordpieceTokenizerTest:
     assert tokenizer.tokenize("a" * 200) == ["a"] + ["##a"] * 199
     assert tokenizer.tokenize("a" * 201) == ["[UNK]"]
 
-  @given(st.sets(st.text(alphabet="abc", min_size=1, max_size=3), max_size=12),
-         st.text(alphabet="abc", min_size=1, max_size=12))
-  def test_pieces_join_to_the_word_and_are_greedy(self, stems, word):
+  @given(st.sets(st.text(alphabet="ab#", min_size=1, max_size=6), max_size=12),
+         st.text(alphabet="ab#", min_size=1, max_size=14))
+  def test_pieces_are_the_longest(self, stems, word):
     vocab = stems | {"##" + stem for stem in stems}
-    pieces = tokenization.WordpieceTokenizer(vocab).tokenize(word)
-    if pieces == ["[UNK]"]:
-      return
-    assert "".join(p.removeprefix("##") for p in pieces) == word
-    start = 0
-    for piece in pieces:
-      length = len(piece.removeprefix("##"))
-      prefix = "##" if start else ""
-      assert piece in vocab
-      assert not any(prefix + word[start:end] in vocab
-                     for end in range(start + length + 1, len(word) + 1))
-      start += length
+    assert tokenization.WordpieceTokenizer(vocab).tokenize(
+        word) == plainly_pieces(word, vocab)
+
+  def test_longer_pieces_may_come_in(self):
+    vocab = {"a", "##a"}
+    tokenizer = tokenization.WordpieceTokenizer(vocab)
+    assert tokenizer.tokenize("aaaaa") == ["a"] + ["##a"] * 4
+    vocab.add("##aaaa")
+    assert tokenizer.tokenize("aaaaa") == ["a", "##aaaa"]
 
 
 class ValidateCaseTest:
