@@ -7,17 +7,29 @@ import tensorflow as tf
 
 from demo import record_helpers
 
-NUMBERS = st.integers(0, 2 ** 62)
+NUMBERS = st.one_of(st.integers(0, 200), st.integers(-2 ** 63, 2 ** 63 - 1))
 
 
 class SerializedExampleTest:
+
+  @given(st.lists(NUMBERS, max_size=300), st.text(max_size=200))
+  def test_entry_is_as_protocol_buffers_write_it(self, values, name):
+    assert record_helpers.int_entry(name, values) == (
+        record_helpers.feature_entry(name, record_helpers.int_feature(values)))
+
+  @pytest.mark.parametrize("value, error", [
+      (2 ** 63, OverflowError), (-2 ** 63 - 1, OverflowError),
+      (0.5, TypeError), ("1", TypeError)])
+  def test_what_is_no_int64_is_refused(self, value, error):
+    with pytest.raises(error):
+      record_helpers.int_entry("ids", [1, value])
 
   @given(st.lists(NUMBERS, max_size=300), st.text(max_size=200), NUMBERS)
   def test_is_what_tensorflow_reads(self, values, name, number):
     made = record_helpers.serialized_example(
         record_helpers.int_entry("a" + name, values),
         record_helpers.repeated_int_entry("mask", (1, 1, 0)),
-        record_helpers.scalar_entry("b" + name, number))
+        record_helpers.int_entry("b" + name, (number,)))
     example = tf.train.Example.FromString(made)
     assert {key: list(feature.int64_list.value)
             for key, feature in example.features.feature.items()} == {
@@ -26,7 +38,7 @@ class SerializedExampleTest:
   def test_graph_reads_it_too(self):
     made = record_helpers.serialized_example(
         record_helpers.int_entry("ids", list(range(384))),
-        record_helpers.scalar_entry("unique_ids", 1000000000))
+        record_helpers.int_entry("unique_ids", [1000000000]))
     parsed = tf.io.parse_single_example(made, {
         "ids": tf.io.FixedLenFeature([384], tf.int64),
         "unique_ids": tf.io.FixedLenFeature([], tf.int64)})

@@ -196,6 +196,19 @@ class ConvertTest:
     assert seen == set(range(words))
     assert sorted(best) == list(range(words))  # Each in one window.
 
+  @given(spans=st.lists(
+      st.tuples(st.integers(0, 30), st.integers(1, 20)), min_size=1,
+      max_size=6), position=st.integers(0, 55))
+  def test_most_context_is_at_the_first_best_window(self, spans, position):
+    scores = {
+        index: min(position - start, start + length - 1 - position) +
+               0.01 * length
+        for index, (start, length) in enumerate(spans)
+        if start <= position < start + length}
+    for index in range(len(spans)):
+      assert run_squad._check_is_max_context(spans, index, position) == (
+          index == max(scores, key=scores.get, default=None))
+
   def test_part_of_a_word_is_found(self, tokenizer):
     pieces = ["(", "a", "-", "b", ")"]
     assert run_squad._improve_answer_span(pieces, 0, 4, tokenizer, "a") == (
