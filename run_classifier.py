@@ -13,7 +13,6 @@ Source: google-research/bert (commit cc7051dc); Habana's BERT fine-tuning
 changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
 """
 
-import collections
 import csv
 import json
 import os
@@ -705,8 +704,7 @@ def file_based_convert_examples_to_features(
           num_windows += len(feature.input_ids) // max_seq_length
           left_out += [num_left_out] if num_left_out else []
         more = more_features(ex_index, example) if more_features else {}
-        writer.write(
-            _record(feature, not label_list, more).SerializeToString())
+        writer.write(_record(feature, not label_list, more))
   if windows is not None:
     logging.info("%s: %d texts in %d windows.", name, len(examples),
                  num_windows)
@@ -718,21 +716,24 @@ def file_based_convert_examples_to_features(
 
 
 def _record(feature, is_regression, more):
-  """InputFeatures as tf.train.Example, with more features (dict)."""
-  ints = record_helpers.int_feature
+  """InputFeatures as a serialized tf.train.Example, with more features (dict
+  name -> tf.train.Feature); masks and segments are 0 and 1."""
+  ints, small = record_helpers.int_entry, record_helpers.small_int_entry
+  by_name = {
+      "input_ids": ints("input_ids", feature.input_ids),
+      "input_mask": small("input_mask", bytes(feature.input_mask)),
+      "segment_ids": small("segment_ids", bytes(feature.segment_ids)),
+      "is_real_example": small(
+          "is_real_example", bytes([feature.is_real_example]))}
   if is_regression:
-    label = tf.train.Feature(
-        float_list=tf.train.FloatList(value=[feature.label_id]))
+    by_name["label_ids"] = record_helpers.feature_entry(
+        "label_ids", tf.train.Feature(
+            float_list=tf.train.FloatList(value=[feature.label_id])))
   else:
-    label = ints([feature.label_id])
-  by_name = collections.OrderedDict(
-      input_ids=ints(feature.input_ids),
-      input_mask=ints(feature.input_mask),
-      segment_ids=ints(feature.segment_ids),
-      label_ids=label,
-      is_real_example=ints([int(feature.is_real_example)]))
-  by_name.update(more)
-  return tf.train.Example(features=tf.train.Features(feature=by_name))
+    by_name["label_ids"] = ints("label_ids", [feature.label_id])
+  by_name.update((name, record_helpers.feature_entry(name, value))
+                 for name, value in more.items())
+  return record_helpers.serialized_example(*by_name.values())
 
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
