@@ -356,6 +356,8 @@ class WordpieceTokenizer(object):
     """The pieces of one word, or None where the vocabulary can't build it."""
     if len(word) > self.max_input_chars_per_word:
       return None
+    if word in self.vocab:  # Most are.
+      return [word]
     if self._measured != len(self.vocab):  # First call, or pieces came in.
       self._longest = max(map(len, self.vocab), default=0)
       self._measured = len(self.vocab)
