@@ -256,7 +256,7 @@ SPOILT = {
         [r"get_activation: `inner`: returned here only",
          r"get_activation: its docstring has no"]),
     "constant added": (
-        "tokenization.py", "_KEPT_WORDS = ", "KEPT = _KEPT_WORDS = ",
+        "tokenization.py", "_KEPT_TEXTS = ", "KEPT = _KEPT_TEXTS = ",
         [r"tokenization.py: KEPT: CHANGES.md has no ### tokenization, added"]),
     "definitions bound again or in a statement": (
         "modeling.py", "def get_activation(", """if True:
