@@ -41,6 +41,7 @@ from demo import horovod_helpers
 from demo import label_helpers
 from demo import metrics
 from demo import option_helpers
+from demo import padding_helpers
 from demo import prediction_helpers
 from demo import processor_helpers
 from demo import record_helpers
@@ -81,6 +82,7 @@ def init_classifier_flags():
   flag_helpers.define_export_flags()
   flag_helpers.define_table_flags()
   flag_helpers.define_record_flags()
+  flag_helpers.define_padding_flags()
   for step, flag in (("evaluate on", "eval_records"),
                      ("predict", "predict_records")):
     flags.DEFINE_string(
@@ -738,7 +740,7 @@ def _record(feature, is_regression, more):
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
                                 drop_remainder, is_regression=False,
-                                has_windows=False):
+                                has_windows=False, length_step=None):
   """Makes the input_fn that reads record files; see `record_helpers.dataset`.
 
   Args:
@@ -748,12 +750,14 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     drop_remainder: bool, leave an incomplete last batch out.
     is_regression: bool, labels are floats.
     has_windows: bool, texts may be in several windows.
+    length_step: see `padding_helpers.length_step`.
 
   Returns:
     Function of params (dict with "batch_size", B) that returns a tf.data
     Dataset of dicts of int32 tensors: input_ids, input_mask, segment_ids
-    [B, S] (with windows [B, N, S], see `window_helpers.unfold`), label_ids
-    (float32 for regression) and is_real_example [B].
+    [B, S] (with windows [B, N, S], see `window_helpers.unfold`; with
+    length_step S is that of the batch), label_ids (float32 for regression) and
+    is_real_example [B].
 
   Source: upstream symbol; see CHANGES.
   """
@@ -766,7 +770,8 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params, is_training, drop_remainder)
+        input_file, name_to_features, params, is_training, drop_remainder,
+        length_step)
 
   return input_fn
 
@@ -1258,7 +1263,8 @@ def _try_out(args, model_fn, train_examples, dev_sets, test_sets, label_list,
             tokenizer, path, window_helpers.from_flags(args))
         input_fn = file_based_input_fn_builder(
             path, args.max_seq_length, is_training, is_training,
-            not label_list, bool(args.doc_stride))
+            not label_list, bool(args.doc_stride),
+            padding_helpers.length_step(args))
       parts.append((mode, model_fn, input_fn, batch_size))
     trial_helpers.try_out(args, parts)
 
@@ -1415,7 +1421,8 @@ def _train_input_fn(args, train_examples, label_list, tokenizer):
       is_training=True,
       drop_remainder=True,
       is_regression=not label_list,
-      has_windows=bool(args.doc_stride))
+      has_windows=bool(args.doc_stride),
+      length_step=padding_helpers.length_step(args))
 
 
 def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
@@ -1454,7 +1461,8 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
       is_training=False,
       drop_remainder=args.use_tpu,
       is_regression=not label_list,
-      has_windows=bool(args.doc_stride))
+      has_windows=bool(args.doc_stride),
+      length_step=padding_helpers.length_step(args))
 
 
 def _scorer(args, model_fn, task, dev_sets, label_list, tokenizer):

@@ -49,6 +49,7 @@ from demo import gradient_helpers
 from demo import horovod_helpers
 from demo import metrics
 from demo import option_helpers
+from demo import padding_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 from demo import script_helpers
@@ -117,6 +118,7 @@ def init_squad_flags():
   flag_helpers.define_added_training_flags()
   flag_helpers.define_export_flags()
   flag_helpers.define_record_flags()
+  flag_helpers.define_padding_flags()
   flags.DEFINE_bool(
       "do_eval", False,
       "Score predictions.json against the answers in --predict_file.")
@@ -829,7 +831,8 @@ def model_fn_builder(bert_config, init_checkpoint, learning_rate,
   return model_fn
 
 
-def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
+def input_fn_builder(input_file, seq_length, is_training, drop_remainder,
+                     length_step=None):
   """Makes the input_fn that reads record files; see `record_helpers.dataset`.
 
   Args:
@@ -837,11 +840,13 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
     seq_length: int, S, as the records were written.
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
+    length_step: see `padding_helpers.length_step`.
 
   Returns:
     Function of params (dict with "batch_size", B) that returns a tf.data
     Dataset of dicts of int32 tensors: unique_ids [B], input_ids, input_mask,
-    segment_ids [B, S], and for training start_positions, end_positions [B].
+    segment_ids [B, S] (with length_step S is that of the batch), and for
+    training start_positions, end_positions [B].
 
   Source: upstream symbol; see CHANGES.
   """
@@ -850,7 +855,8 @@ def input_fn_builder(input_file, seq_length, is_training, drop_remainder):
   def input_fn(params):
     """See the builder."""
     return record_helpers.dataset(
-        input_file, name_to_features, params, is_training, drop_remainder)
+        input_file, name_to_features, params, is_training, drop_remainder,
+        length_step)
 
   return input_fn
 
@@ -1619,7 +1625,8 @@ def _try_out(args, bert_config, pool, records, predict_examples):
         path = os.path.join(folder, f"{mode}.tf_record")
         _convert(examples[:trial_helpers.NUM_ROWS], is_training, pool, path)
         input_fn = input_fn_builder(
-            path, args.max_seq_length, is_training, is_training)
+            path, args.max_seq_length, is_training, is_training,
+            padding_helpers.length_step(args))
       else:
         input_fn = examples.input_fn(args, is_training)
       parts.append((mode, _model_fn(args, bert_config, *steps), input_fn,
@@ -1678,7 +1685,8 @@ def _convert_own_examples(args, pool, examples):
       input_file=horovod_helpers.server_record_files(train_file),
       seq_length=args.max_seq_length,
       is_training=True,
-      drop_remainder=True)
+      drop_remainder=True,
+      length_step=padding_helpers.length_step(args))
 
 
 def shuffle_examples(examples):
@@ -1724,7 +1732,8 @@ def _scorer(args, bert_config, examples, answers, pool, tokenizer):
       _model_fn(args, bert_config), tf.estimator.ModeKeys.PREDICT,
       {"": input_fn_builder(
           input_file=eval_file, seq_length=args.max_seq_length,
-          is_training=False, drop_remainder=False)},
+          is_training=False, drop_remainder=False,
+          length_step=padding_helpers.length_step(args))},
       args.predict_batch_size, score)
 
 
@@ -1746,7 +1755,8 @@ def _predict(args, bert_config, examples, pool, tokenizer):
           input_file=eval_file,
           seq_length=args.max_seq_length,
           is_training=False,
-          drop_remainder=False),
+          drop_remainder=False,
+          length_step=padding_helpers.length_step(args)),
       num_features, "windows", log_every=1000)
   if not is_chief:
     return

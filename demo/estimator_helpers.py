@@ -22,6 +22,7 @@ from tensorflow_estimator.python.estimator.tpu import tpu_config
 from demo import checkpoint_helpers
 from demo import gradient_helpers
 from demo import horovod_helpers
+from demo import padding_helpers
 from demo import perf_helpers
 from demo import record_helpers
 from demo import script_helpers
@@ -269,6 +270,10 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
   hooks += _loss_bound_hooks(args, listeners)
   if horovod_helpers.is_chief():
     if args.use_xla:
+      if getattr(args, "dynamic_padding", False):
+        logging.info("The training step is compiled for each length of batches "
+                     "(--dynamic_padding), up to %d.",
+                     padding_helpers.XLA_LENGTHS)
       hooks.append(xla_helpers.FirstStepsHook())
     if args.profile_steps:
       hooks.append(perf_helpers.ProfilerHook(

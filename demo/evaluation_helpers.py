@@ -13,7 +13,6 @@ import os
 import time
 
 from absl import logging
-import numpy as np
 import tensorflow as tf
 
 from demo import checkpoint_helpers
@@ -133,7 +132,8 @@ class CheckpointScorer(object):
       score: function of (name, result, outputs) that returns a dict score ->
         float: `result` has the means of the model_fn's metrics and `loss`,
         `outputs` what it shows with `prediction_helpers.show_to_eval_hook`,
-        or its predictions, name -> array [rows, ...].
+        or its predictions, name -> array [rows, ...], or what else
+        `prediction_helpers.rows_of` makes of them.
     """
     self._model_fn, self._mode = model_fn, mode
     self._input_fns, self._batch_size = input_fns, batch_size
@@ -219,7 +219,7 @@ class CheckpointScorer(object):
       except tf.errors.OutOfRangeError:
         pass
     outputs = {
-        key: np.concatenate([batch[key] for batch in batches])
+        key: prediction_helpers.rows_of([batch[key] for batch in batches])
         for key in (batches[0] if batches else {})}
     return self._session.run(self._values), outputs
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import horovod_helpers
+from demo import padding_helpers
 from demo import prediction_helpers
 from demo import record_helpers
 
@@ -25,7 +26,6 @@ _NUM_DUMMY_RECORDS = 1024
 # Files that training reads in turn, so that its buffer holds records of many.
 _FILES_AT_A_TIME = 16
 _SCANNED_AT_A_TIME = 1024  # Records.
-_SEQUENCES = ("input_ids", "input_mask", "segment_ids")
 
 
 def read_meta_data(path, task_types):
@@ -101,7 +101,7 @@ def take_flags(args, meta_data, names, must_agree):
 def sequence_features(seq_length):
   """What every record of an example has: name -> tf.io.FixedLenFeature."""
   return {name: tf.io.FixedLenFeature([seq_length], tf.int64)
-          for name in _SEQUENCES}
+          for name in padding_helpers.SEQUENCES}
 
 
 def classifier_features(seq_length, is_regression):
@@ -153,7 +153,8 @@ class RecordSet(object):
     for path in self.files:
       record_helpers.check_records(
           path, self._features, MADE_BY,
-          lambda name: "max_seq_length" if name in _SEQUENCES else None, {})
+          lambda name: ("max_seq_length" if name in padding_helpers.SEQUENCES
+                        else None), {})
     self._scan()
 
   def __len__(self):
@@ -188,6 +189,7 @@ class RecordSet(object):
       Dataset of dicts name -> tensor [B, ...].
     """
     size, rank = horovod_helpers.hvd_size(), horovod_helpers.hvd_rank()
+    length_step = padding_helpers.length_step(args)
 
     def input_fn(params):
       """See `input_fn`."""
@@ -195,14 +197,16 @@ class RecordSet(object):
       if is_training:
         if size > 1:
           d = d.shard(size, rank)
-        d = record_helpers.shuffled(d, params)
+        d = record_helpers.training_batches(
+            d, self._features, params, len(self) // size, length_step)
       elif args.use_tpu and len(self) % params["batch_size"]:
         raise ValueError(
             f"--{self._flag}: a TPU needs whole batches, and {len(self)} "
             f"records don't make batches of {params['batch_size']}.")
-      d = record_helpers.batches(
-          d, self._features, params["batch_size"],
-          drop_remainder=is_training or args.use_tpu)
+      else:
+        d = record_helpers.batches(
+            d, self._features, params["batch_size"],
+            drop_remainder=args.use_tpu, length_step=length_step)
       if self._floats:
         d = d.map(lambda batch: {
             name: tf.cast(x, tf.float32) if name in self._floats else x

@@ -317,6 +317,15 @@ def define_record_flags():
       "demo.create_finetuning_data's --meta_data_file_path.")
 
 
+def define_padding_flags():
+  """Defines the flag of batches without needless padding."""
+  flags.disclaim_key_flags()
+  flags.DEFINE_bool(
+      "dynamic_padding", False,
+      "Cut each batch to its longest row, and train on batches of rows of like "
+      "length. Records stay as they are.")
+
+
 def check_input_files(args):
   """Refuses a config or vocabulary file that isn't there.
 
@@ -367,6 +376,10 @@ def check_training_flags(args):
       args.precision != "fp16"):
     raise ValueError(f"--loss_scale={args.loss_scale} is for --precision=fp16, "
                      f"not {args.precision}. Leave it out.")
+  if args.use_tpu and getattr(args, "dynamic_padding", False):
+    raise ValueError(
+        "--dynamic_padding makes batches of many lengths, a TPU wants all to "
+        "be alike: leave out --dynamic_padding or --use_tpu.")
   if args.use_tpu:
     for name in ("num_accumulation_steps", "loss_scale"):
       if getattr(args, name) not in (1, None):

@@ -214,6 +214,20 @@ def shown_tensors():
           if isinstance(key, str) and key.startswith(_EVAL_OUTPUTS)}
 
 
+def rows_of(arrays):
+  """The rows of batches.
+
+  Args:
+    arrays: list of arrays [B, ...].
+
+  Returns:
+    Array [rows, ...]; where the batches are not of one length, list of arrays.
+  """
+  if len({array.shape[1:] for array in arrays}) == 1:
+    return np.concatenate(arrays)
+  return [row for array in arrays for row in array]
+
+
 def _shown_arrays(batches):
   """What `show_to_eval_hook` named, name -> array [rows, ...], of batches."""
   return {key[len(_EVAL_OUTPUTS):]: np.concatenate([b[key] for b in batches])

@@ -16,6 +16,7 @@ from google.protobuf import message
 import tensorflow as tf
 
 from demo import horovod_helpers
+from demo import padding_helpers
 from demo import script_helpers
 
 # In the params of an input_fn: batches (int) that a training with --random_seed
@@ -110,11 +111,12 @@ class _Varints(dict):
 _VARINTS = _Varints()
 
 
-def dataset(input_file, name_to_features, params, is_training, drop_remainder):
+def dataset(input_file, name_to_features, params, is_training, drop_remainder,
+            length_step=None):
   """Reads batches of records.
 
   In training the records of all ranks of this server are shared out among
-  them, repeated without end and shuffled in a buffer of 100.
+  them; see `training_batches`.
 
   Args:
     input_file: string or list of strings.
@@ -122,14 +124,59 @@ def dataset(input_file, name_to_features, params, is_training, drop_remainder):
     params: dict of an input_fn: "batch_size", B, and perhaps BATCHES_DONE.
     is_training: bool.
     drop_remainder: bool, leave an incomplete last batch out.
+    length_step: see `padding_helpers.length_step`.
 
   Returns:
     tf.data.Dataset of dicts name -> tensor [B, ...]; int64 is cast to int32.
   """
   d = tf.data.TFRecordDataset(input_file)
-  if is_training:
-    d = shuffled(horovod_helpers.shard(d), params)
-  return batches(d, name_to_features, params["batch_size"], drop_remainder)
+  if not is_training:
+    return batches(d, name_to_features, params["batch_size"], drop_remainder,
+                   length_step)
+  num_records = None
+  if length_step:
+    ranks = horovod_helpers.hvd_local_size()
+    num_records = _num_records(input_file, ranks * (
+        padding_helpers.records_looked_at(params["batch_size"]))) // ranks
+  return training_batches(horovod_helpers.shard(d), name_to_features, params,
+                          num_records, length_step)
+
+
+def _num_records(input_file, most):
+  """The number of records of a file or a list of them, or `most` (ints)."""
+  files = [input_file] if isinstance(input_file, str) else input_file
+  found = itertools.chain.from_iterable(map(records, files))
+  return sum(1 for _ in itertools.islice(found, most))
+
+
+def training_batches(d, name_to_features, params, num_records, length_step):
+  """Batches of a training, without end.
+
+  The records are repeated and shuffled in a buffer of 100. With `length_step`
+  those that come into a batch together are of like length.
+
+  Args:
+    d: tf.data.Dataset of serialized records, those of this rank.
+    name_to_features: see `dataset`, as params.
+    params: dict.
+    num_records: int, records of this rank; not looked at without length_step.
+    length_step: see `padding_helpers.length_step`.
+
+  Returns:
+    tf.data.Dataset, see `dataset`.
+  """
+  batch_size = params["batch_size"]
+  if not length_step:
+    return batches(shuffled(d, params), name_to_features, batch_size, True)
+  done = params.get(BATCHES_DONE, 0)
+  size = padding_helpers.group_size(num_records, batch_size)
+  # Groups that are done need not be decoded to be passed over.
+  d = shuffled(d, {**params, BATCHES_DONE: done - done % size})
+  d = padding_helpers.by_length(
+      _decoded(d.batch(size * batch_size, drop_remainder=True),
+               name_to_features), size, done)
+  return d.map(lambda batch: padding_helpers.cut(batch, length_step)).prefetch(
+      tf.data.AUTOTUNE)
 
 
 def shuffled(d, params):
@@ -150,12 +197,19 @@ def unread(d, params):
   return d.skip(params.get(BATCHES_DONE, 0) * params["batch_size"])
 
 
-def batches(d, name_to_features, batch_size, drop_remainder):
-  """Makes batches of a dataset of records; see `dataset`."""
-  d = d.batch(batch_size, drop_remainder=drop_remainder)
-  # Decoded batch by batch, which takes a fraction of the time of row by row.
-  return d.map(lambda records: decode(records, name_to_features)).prefetch(
-      tf.data.AUTOTUNE)
+def batches(d, name_to_features, batch_size, drop_remainder, length_step=None):
+  """Makes batches of a dataset of records, in their order; see `dataset`."""
+  d = _decoded(d.batch(batch_size, drop_remainder=drop_remainder),
+               name_to_features)
+  if length_step:
+    d = d.map(lambda batch: padding_helpers.cut(batch, length_step))
+  return d.prefetch(tf.data.AUTOTUNE)
+
+
+def _decoded(d, name_to_features):
+  """Decodes batches of records; row by row would take several times as long."""
+  return d.map(lambda records: decode(records, name_to_features),
+               num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def decode(records, name_to_features):

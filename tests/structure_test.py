@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "demo/start_helpers.py": set(),
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
+    "demo/padding_helpers.py": set(),
     "demo/xla_helpers.py": set(),
     "demo/layer_helpers.py": set(),
     "demo/gradient_helpers.py": {"demo.layer_helpers", "modeling"},
@@ -39,12 +40,13 @@ MAY_IMPORT = {
     "demo/horovod_helpers.py": {"habana", "demo.perf_helpers"},
     "demo/script_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers"},
-    "demo/record_helpers.py": {"demo.horovod_helpers", "demo.script_helpers"},
+    "demo/record_helpers.py": {
+        "demo.horovod_helpers", "demo.padding_helpers", "demo.script_helpers"},
     "demo/table_helpers.py": {"demo.script_helpers"},
     "demo/tfds_helpers.py": {"demo.table_helpers"},
     "demo/finetuning_helpers.py": {
-        "demo.horovod_helpers", "demo.prediction_helpers",
-        "demo.record_helpers"},
+        "demo.horovod_helpers", "demo.padding_helpers",
+        "demo.prediction_helpers", "demo.record_helpers"},
     "demo/label_helpers.py": {
         "demo.finetuning_helpers", "demo.horovod_helpers",
         "demo.script_helpers"},
@@ -61,8 +63,8 @@ MAY_IMPORT = {
         "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers"},
     "demo/estimator_helpers.py": {
         "demo.checkpoint_helpers", "demo.gradient_helpers",
-        "demo.horovod_helpers", "demo.perf_helpers", "demo.record_helpers",
-        "demo.script_helpers", "demo.xla_helpers"},
+        "demo.horovod_helpers", "demo.padding_helpers", "demo.perf_helpers",
+        "demo.record_helpers", "demo.script_helpers", "demo.xla_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
         "demo.horovod_helpers", "demo.script_helpers"},
