@@ -14,6 +14,7 @@ changes for devices and ranks; Wang et al. 2018, "GLUE", for the tasks.
 """
 
 import csv
+import hashlib
 import json
 import os
 import tempfile
@@ -1411,9 +1412,8 @@ def _train_input_fn(args, train_examples, label_list, tokenizer):
     return train_examples.input_fn(args, is_training=True)
   train_file = os.path.join(args.output_dir, "train.tf_record")
   start, end = horovod_helpers.example_slice(len(train_examples))
-  file_based_convert_examples_to_features(
-      train_examples[start:end], label_list, args.max_seq_length, tokenizer,
-      horovod_helpers.record_file(train_file), window_helpers.from_flags(args))
+  _write_records(args, train_examples[start:end], label_list, tokenizer,
+                 horovod_helpers.record_file(train_file))
   horovod_helpers.barrier()
   return file_based_input_fn_builder(
       input_file=horovod_helpers.server_record_files(train_file),
@@ -1423,6 +1423,46 @@ def _train_input_fn(args, train_examples, label_list, tokenizer):
       is_regression=not label_list,
       has_windows=bool(args.doc_stride),
       length_step=padding_helpers.length_step(args))
+
+
+def _write_records(args, examples, label_list, tokenizer, record_file):
+  """Converts examples, unless the record file has just these already.
+
+  Args:
+    args: the parsed flags.
+    examples: list of InputExample and PaddingInputExample, those of the file.
+    label_list: list of string.
+    tokenizer: FullTokenizer.
+    record_file: string.
+  """
+  windows = window_helpers.from_flags(args)
+  made_from = record_helpers.origin(
+      {"run_classifier": __file__, "tokenization": tokenization.__file__,
+       "record_helpers": record_helpers.__file__,
+       "script_helpers": script_helpers.__file__,
+       "window_helpers": window_helpers.__file__},
+      # Not the files that these are from: they are read already.
+      {"examples": _digest(
+          None if isinstance(x, PaddingInputExample) else
+          (x.text_a, x.text_b, x.label) for x in examples),
+       "vocab": _digest(tokenizer.vocab.items()), "labels": label_list,
+       "do_lower_case": tokenizer.basic_tokenizer.do_lower_case,
+       "max_seq_length": args.max_seq_length,
+       "windows": windows and list(windows)})
+  if record_helpers.reusable(record_file, made_from) is None:
+    record_helpers.forget(record_file)
+    file_based_convert_examples_to_features(
+        examples, label_list, args.max_seq_length, tokenizer, record_file,
+        windows)
+    record_helpers.write_lock(record_file, made_from, len(examples))
+
+
+def _digest(values):
+  """SHA-256 (string) of values that repr shows whole."""
+  hasher = hashlib.sha256()
+  for value in values:
+    hasher.update(f"{value!r}\n".encode())
+  return hasher.hexdigest()
 
 
 def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
@@ -1452,9 +1492,7 @@ def _test_input_fn(args, examples, label_list, tokenizer, batch_size, path,
          if is_alone or prediction_helpers.is_own_row(args, index, batch_size)]
   record_file = (
       path if is_alone else prediction_helpers.record_file(args, path))
-  file_based_convert_examples_to_features(
-      own, label_list, args.max_seq_length, tokenizer, record_file,
-      window_helpers.from_flags(args))
+  _write_records(args, own, label_list, tokenizer, record_file)
   return file_based_input_fn_builder(
       input_file=record_file,
       seq_length=args.max_seq_length,

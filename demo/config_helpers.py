@@ -33,7 +33,7 @@ SECTIONS = {
         "has_header", "use_tfds", "tfds_dir", "train_records", "eval_records",
         "predict_records", "meta_data_file", "input_file", "eval_input_file",
         "max_seq_length", "max_predictions_per_seq", "max_query_length",
-        "doc_stride", "max_windows", "window_pooling",
+        "doc_stride", "max_windows", "window_pooling", "dynamic_padding",
         "version_2_with_negative"),
     "model": (
         "bert_config_file", "vocab_file", "do_lower_case", "init_checkpoint",

@@ -40,6 +40,7 @@ from demo import horovod_helpers
 from demo import script_helpers
 from demo import seed_helpers
 from demo import task_helpers
+import habana
 import run_classifier_with_tfhub
 import run_pretraining
 import run_squad
@@ -352,6 +353,7 @@ def _fit_to_mode(config, mode, notes):
     if (mode not in modes and name in settings
         and settings[name].origin != _COMMAND_LINE):
       del settings[name]
+  _fit_to_device(config, notes)
   if config.value("use_tpu"):
     _fit_to_tpu(config, mode, notes)
   elif mode == "train_and_eval" and "eval_every_steps" not in settings:
@@ -364,6 +366,22 @@ def _fit_to_mode(config, mode, notes):
     config.set("init_checkpoint", value, origin)
     notes.append("--checkpoint_path is taken for --init_checkpoint, for this "
                  "is a training.")
+
+
+def _fit_to_device(config, notes):
+  """Leaves out batches of many lengths where each length costs a compilation.
+
+  A TPU takes none; of a Gaudi who asks for them on the command line gets them.
+  """
+  settings = config.settings
+  if not config.value("dynamic_padding") or (
+      settings["dynamic_padding"].origin == _COMMAND_LINE):
+    return
+  is_tpu = config.value("use_tpu")
+  if is_tpu or not config.value("cpu_only") and habana.has_library():
+    del settings["dynamic_padding"]
+    notes.append(f"--dynamic_padding is left out: {'TPU' if is_tpu else 'Gaudi'}"
+                 f" compiles a program for each length of batches.")
 
 
 def _fit_to_tpu(config, mode, notes):

@@ -4,6 +4,7 @@
 Without a device, nothing happens.
 """
 
+from habana.library_loader import has_library
 from habana.library_loader import load_habana_module
 
-__all__ = ["load_habana_module"]
+__all__ = ["has_library", "load_habana_module"]

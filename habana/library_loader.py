@@ -62,6 +62,12 @@ def load_habana_module():
   return True
 
 
+def has_library():
+  """Whether `load_habana_module` would load one (bool)."""
+  return (importlib.util.find_spec(PACKAGE) is not None or
+          find_library_folder() is not None)
+
+
 def search_folders():
   """Returns the folders that the second route looks into, in order."""
   folders = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)

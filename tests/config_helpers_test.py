@@ -358,6 +358,9 @@ class ShippedTest:
           made = json.loads(config.bert_config())
           assert (made["type_vocab_size"], made["initializer_range"]) == (
               2, 0.02), path
+        # Where rows have many lengths.
+        assert bool(config.value("dynamic_padding")) == (
+            kind == "experiments" and script != "pretraining"), path
         if kind == "models":
           assert config.sizes, path
         else:

@@ -31,6 +31,7 @@ def make_libraries(folder, source="int stand_in() { return 1; }"):
 class LoadHabanaModuleTest:
 
   def test_without_a_library_nothing_happens(self, clean):
+    assert library_loader.has_library() is False
     assert library_loader.load_habana_module() is False
 
   @pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
@@ -38,6 +39,7 @@ class LoadHabanaModuleTest:
     make_libraries(tmp_path / "libs")
     clean.setenv("LD_LIBRARY_PATH", f"/nowhere:{tmp_path / 'libs'}")
     assert library_loader.find_library_folder() == str(tmp_path / "libs")
+    assert library_loader.has_library() is True
     assert library_loader.load_habana_module() is True
 
   def test_order_of_the_folders(self, clean):

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,8 @@ class TrainedTest:
           *tiny_model.flags(init_checkpoint=None))
       assert run.returncode == 0, run.stdout
       assert (trained[0] / name).read_text() == before[name]
+      assert re.search(r"(eval|predict).tf_record \(\d+ records\) again",
+                       run.stdout), run.stdout
 
   def test_export_alone_needs_no_data_and_predicts_the_same(
       self, trained, tiny_model, tmp_path):
@@ -270,6 +273,108 @@ class KillTest:
     for name in names:
       np.testing.assert_array_equal(
           broken.get_tensor(name), unbroken.get_tensor(name), name)
+
+
+@pytest.fixture(scope="module")
+def mixed_dir(tmp_path_factory):
+  """An SST-2 folder of rows of 9 to 26 tokens."""
+  folder = tmp_path_factory.mktemp("mixed")
+  for name, count in (("train", 256), ("dev", 50), ("test", 21)):
+    (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(
+        f"{text}{' film' * (i * 7 % 18)}\t{label}\n" for i, (text, label)
+        in enumerate(conftest.sentiment_rows(count, count))))
+  return folder
+
+
+class DynamicPaddingTest:
+
+  def flags(self, model, data_dir, output_dir, *more):
+    return ["--task_name=SST-2", f"--data_dir={data_dir}",
+            f"--output_dir={output_dir}", "--do_train", "--do_eval",
+            "--do_predict", "--dynamic_padding", "--random_seed=1", *TRAINING,
+            *model.flags(), *more]
+
+  @pytest.fixture(scope="class")
+  def padded(self, tiny_model, mixed_dir, tmp_path_factory):
+    """Output folder of a training in two parts, which cuts batches."""
+    output_dir = tmp_path_factory.mktemp("runs") / "padded"
+    run = conftest.run_script(SCRIPT, *self.flags(
+        tiny_model, mixed_dir, output_dir, "--num_train_epochs=12",
+        "--save_checkpoints_steps=45", "--keep_checkpoint_max=20",
+        "--eval_every_steps=64",
+        "--train_batch_size=8", "--num_accumulation_steps=2", "--log_steps=1"))
+    assert run.returncode == 0, run.stdout
+    return output_dir, run.args[1:]
+
+  def test_model_learns(self, padded):
+    found = eval_results(padded[0])
+    assert conftest.saved_step(padded[0]) == 192
+    assert float(found["eval_accuracy"]) > 0.8
+
+  def test_results_are_those_of_full_batches(
+      self, padded, tiny_model, mixed_dir, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, *self.flags(
+            tiny_model, mixed_dir, tmp_path, "--nodo_train",
+            f"--checkpoint_path={padded[0]}/best", "--nodynamic_padding"))
+    assert run.returncode == 0, run.stdout
+    one, other = eval_results(padded[0]), eval_results(tmp_path)
+    assert one["eval_accuracy"] == other["eval_accuracy"]
+    assert float(one["eval_loss"]) == pytest.approx(
+        float(other["eval_loss"]), abs=1e-5)
+    one, other = (np.loadtxt(folder / "test_results.tsv")
+                  for folder in (padded[0], tmp_path))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+  def test_a_run_that_goes_on_is_as_one_without_a_break(
+      self, padded, tmp_path):
+    for path in padded[0].glob("model.ckpt-45.*"):
+      shutil.copy(path, tmp_path)
+    (tmp_path / "checkpoint").write_text(
+        'model_checkpoint_path: "model.ckpt-45"\n')
+    run = conftest.run_script(
+        SCRIPT, *padded[1], f"--output_dir={tmp_path}", "--eval_every_steps=0")
+    assert run.returncode == 0, run.stdout
+    assert "Passing over the 45 batches" in run.stdout
+    assert set(conftest.events(tmp_path)["loss"]) <= set(
+        conftest.events(padded[0])["loss"])
+    one, other = (tf.train.load_checkpoint(str(folder / "model.ckpt-192"))
+                  for folder in (padded[0], tmp_path))
+    for name in one.get_variable_to_shape_map():
+      np.testing.assert_array_equal(
+          one.get_tensor(name), other.get_tensor(name), name)
+
+  @conftest.needs_mpirun
+  def test_ranks_do_the_same_number_of_steps(
+      self, tiny_model, mixed_dir, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, *self.flags(
+            tiny_model, mixed_dir, tmp_path, "--num_train_epochs=2",
+            "--distributed_predict"),
+        launcher=[*conftest.MPIRUN, "2"])
+    assert run.returncode == 0, run.stdout
+    assert conftest.saved_step(tmp_path) == 16
+    assert len((tmp_path / "test_results.tsv").read_text().splitlines()) == 21
+
+  def test_long_texts(self, tiny_model, mixed_dir, tmp_path):
+    flags = self.flags(
+        tiny_model, mixed_dir, tmp_path, "--num_train_epochs=1",
+        "--max_seq_length=12", "--doc_stride=6")
+    run = conftest.run_script(SCRIPT, *flags)
+    assert run.returncode == 0, run.stdout
+    cut = np.loadtxt(tmp_path / "test_results.tsv")
+    run = conftest.run_script(SCRIPT, *flags, "--nodynamic_padding")
+    assert "nothing is trained" in run.stdout
+    np.testing.assert_allclose(
+        cut, np.loadtxt(tmp_path / "test_results.tsv"), rtol=0, atol=1e-5)
+
+  def test_synthetic_records(self, tiny_model, tmp_path):
+    run = conftest.run_script(
+        SCRIPT, "--task_name=SST-2", f"--output_dir={tmp_path}", "--do_train",
+        "--train_records=dummy", "--dynamic_padding", "--max_steps=3",
+        *TRAINING, *tiny_model.flags())
+    assert run.returncode == 0, run.stdout
+    assert conftest.saved_step(tmp_path) == 3
 
 
 class TasksTest:
@@ -467,6 +572,9 @@ def bad_input_cases():
     return [f"--init_checkpoint={folder}/x.ckpt"]
 
   return {
+      "padding on a TPU": (
+          flag(dynamic_padding=True, use_tpu=True),
+          "leave out --dynamic_padding or --use_tpu"),
       "missing folder": (flag(data_dir="/nowhere"),
                          "/nowhere/train.tsv does not exist: --data_dir"),
       "missing training file": (data(train=None), "train.tsv does not exist"),

@@ -1,6 +1,7 @@
 """Tests of run_classifier.py: processors, features and records, the model."""
 
 import hashlib
+import types
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -299,6 +300,68 @@ class RecordTest:
         hasher.update(f"{key}:{values}\n".encode())
       rows += 1
     assert (rows, hasher.hexdigest()) == (count, digest)
+
+
+class ReusedRecordsTest:
+
+  ROWS = (("a film", None, "0"), ("is good", "not bad", "1"))
+
+  @pytest.fixture
+  def write(self, tiny_model, tmp_path, monkeypatch):
+    """Function of what differs that returns whether records were written."""
+    written = []
+    convert = run_classifier.file_based_convert_examples_to_features
+    monkeypatch.setattr(
+        run_classifier, "file_based_convert_examples_to_features",
+        lambda *args: (written.append(args), convert(*args)))
+
+    def write(rows=self.ROWS, labels=("0", "1"), lower=True, vocab=None,
+              padding=0, **flags):
+      del written[:]
+      tokenizer = tokenization.FullTokenizer(
+          vocab or tiny_model.vocab_file, lower)
+      run_classifier._write_records(
+          types.SimpleNamespace(**{
+              "max_seq_length": 8, "doc_stride": 0, "max_windows": 8, **flags}),
+          make_examples(rows) + [run_classifier.PaddingInputExample()] * padding,
+          list(labels), tokenizer, str(tmp_path / "x.tf_record"))
+      return bool(written)
+
+    return write
+
+  def test_the_same_is_not_converted_again(self, write, tmp_path):
+    assert write()
+    before = (tmp_path / "x.tf_record").read_bytes()
+    assert not write()
+    assert (tmp_path / "x.tf_record").read_bytes() == before
+
+  @pytest.mark.parametrize("other", [
+      {"rows": ROWS[:1]}, {"rows": ROWS[::-1]}, {"labels": ("1", "0")},
+      {"rows": (("a film", None, "1"), ROWS[1])},
+      {"rows": (("a film", "", "0"), ROWS[1])}, {"lower": False},
+      {"max_seq_length": 9}, {"doc_stride": 4}, {"padding": 2}],
+      ids=lambda other: str(other))
+  def test_anything_else_is(self, write, other):
+    assert write()
+    assert write(**other)
+    assert not write(**other)
+    assert write()
+
+  def test_windows_and_vocabulary_count(self, write, tiny_model, tmp_path):
+    assert write(doc_stride=4)
+    assert write(doc_stride=4, max_windows=7)
+    text = open(tiny_model.vocab_file, encoding="utf-8").read()
+    (tmp_path / "vocab").write_text(text.replace("film", "movie"))
+    assert write(doc_stride=4, max_windows=7, vocab=str(tmp_path / "vocab"))
+    (tmp_path / "vocab2").write_text(text)  # The content counts.
+    assert write(doc_stride=4, max_windows=7, vocab=str(tmp_path / "vocab2"))
+    assert not write(doc_stride=4, max_windows=7)
+
+  def test_interrupted_conversion_is_no_reuse(self, write, tmp_path):
+    assert write()
+    with pytest.raises(ValueError):
+      write(rows=(("a", None, "no label"),))
+    assert write()  # Nothing says any more what the file is made from.
 
 
 class CreateModelTest:

@@ -100,6 +100,8 @@ class MainTest:
         "--do_train", f"--data_dir={sst2_dir}", f"--output_dir={tmp_path}",
         f"--bert_hub_module_handle={hub_modules[name]}", "--log_steps=4",
         "--random_seed=1"]  # With some seeds it learns nothing.
+    if name == "tf1":
+      flags_of_all += ["--dynamic_padding"]
     if name == "tf2":  # The same batch, in two parts.
       flags_of_all += ["--train_batch_size=8", "--num_accumulation_steps=2"]
     for epochs in parts[:-1]:

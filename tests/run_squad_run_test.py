@@ -256,6 +256,47 @@ class OwnQuestionsTest:
     assert offsets["empty"][0]["start"] is None
 
 
+class DynamicPaddingTest:
+
+  @pytest.fixture(scope="class")
+  def mixed(self, tmp_path_factory):
+    """A SQuAD file whose texts have 14 to 50 words."""
+    articles = conftest.squad_articles(240, 5)
+    for i, paragraph in enumerate(articles["data"][0]["paragraphs"]):
+      paragraph["context"] += " hotel" * (i * 11 % 37)
+    path = tmp_path_factory.mktemp("mixed") / "mixed.json"
+    path.write_text(json.dumps(articles))
+    return path
+
+  def test_trains_and_answers_as_with_full_batches(
+      self, tiny_model, mixed, tmp_path):
+    flags = ["--do_predict", "--do_eval", f"--predict_file={mixed}",
+             *TRAINING, *tiny_model.flags(max_seq_length=64)]
+    run = conftest.run_script(
+        SCRIPT, "--do_train", f"--train_file={mixed}", "--num_train_epochs=12",
+        f"--output_dir={tmp_path}/cut", "--eval_every_steps=90",
+        "--dynamic_padding", "--do_export", *flags)
+    assert run.returncode == 0, run.stdout
+    run = conftest.run_script(
+        SCRIPT, f"--checkpoint_path={tmp_path}/cut/best",
+        f"--output_dir={tmp_path}/full", *flags)
+    assert run.returncode == 0, run.stdout
+    scores, again = (load(tmp_path / name, "eval_results.json")
+                     for name in ("cut", "full"))
+    assert scores == again and scores["f1"] > 50
+    best = load(tmp_path / "cut/best", "info.json")["scores"]
+    assert best["f1"] == pytest.approx(scores["f1"])
+    cut, full = (load(tmp_path / name, "nbest_predictions.json")
+                 for name in ("cut", "full"))
+    assert list(cut) == list(full)
+    for qas_id, answers in full.items():
+      assert cut[qas_id][0]["text"] == answers[0]["text"]
+      for name in ("start_logit", "end_logit"):
+        assert cut[qas_id][0][name] == pytest.approx(
+            answers[0][name], abs=1e-4)
+    conftest.served(tmp_path / "cut/export", tmp_path / "cut/eval.tf_record")
+
+
 class KillTest:
 
   def test_killed_run_goes_on_and_half_records_are_not_read(
@@ -359,6 +400,9 @@ def bad_input_cases():
     return ["--do_predict", "--do_eval", f"--predict_file={folder}/x.json"]
 
   return {
+      "padding on a TPU": (
+          flag(dynamic_padding=True, use_tpu=True),
+          "leave out --dynamic_padding or --use_tpu"),
       "not JSON": (train("{"), "x.json is not JSON"),
       "not SQuAD": (train('{"data": [{"paragraphs": [{"context": 3}]}]}'),
                     "x.json: data[0].paragraphs[0].context is 3, expected a "

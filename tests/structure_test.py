@@ -178,8 +178,9 @@ MAY_IMPORT = {
     "demo/tfds_params.py": {
         "demo.tfds_helpers", "run_classifier", "tokenization"},
     "demo/train.py": {
-        "demo.config_helpers", "demo.start_helpers", "demo.horovod_helpers",
-        "demo.script_helpers", "demo.seed_helpers", "demo.task_helpers",
+        "demo.config_helpers", "demo.horovod_helpers", "demo.script_helpers",
+        "demo.seed_helpers", "demo.start_helpers", "demo.task_helpers",
+        "habana",
         "run_classifier_with_tfhub", "run_pretraining", "run_squad"},
     "demo/review_interface.py": set(),
     "demo/review_changes.py": set(),

@@ -208,6 +208,23 @@ class ResolveTest:
     assert not resolve(*argv, "-m", "train", train_steps,
                        "--num_warmup_steps=3").notes
 
+  def test_devices_that_compile_each_length_get_one(
+      self, classify, monkeypatch):
+    text = "data: {dynamic_padding: true}"
+    assert values(classify(text=text))["dynamic_padding"]
+    plan = classify("--tpu=name", text=text)
+    assert "dynamic_padding" not in values(plan)
+    assert plan.notes == ["--dynamic_padding is left out: TPU compiles a "
+                          "program for each length of batches."]
+    with pytest.raises(ValueError, match="leave out --dynamic_padding or"):
+      classify("--tpu=name", "--dynamic_padding", text=text)
+    monkeypatch.setattr(train.habana, "has_library", lambda: True)
+    plan = classify(text=text)
+    assert "dynamic_padding" not in values(plan)
+    assert "left out: Gaudi compiles" in plan.notes[0]
+    assert values(classify("--dynamic_padding", text=text))["dynamic_padding"]
+    assert values(classify("--cpu_only", text=text))["dynamic_padding"]
+
   def test_a_tpu_evaluates_at_the_end(self, classify):
     text = "trainer: {eval_every_steps: 7, early_stopping_patience: 2}"
     plan = classify("--tpu=name", text=text, mode="train_and_eval")
