@@ -380,8 +380,9 @@ def _fit_to_device(config, notes):
   is_tpu = config.value("use_tpu")
   if is_tpu or not config.value("cpu_only") and habana.has_library():
     del settings["dynamic_padding"]
-    notes.append(f"--dynamic_padding is left out: {'TPU' if is_tpu else 'Gaudi'}"
-                 f" compiles a program for each length of batches.")
+    device = "TPU" if is_tpu else "Gaudi"
+    notes.append(f"--dynamic_padding is left out: {device} compiles a program "
+                 f"for each length of batches.")
 
 
 def _fit_to_tpu(config, mode, notes):
