@@ -140,7 +140,7 @@ class TwoServersTest:
     assert metrics["global_step"] == 32  # 256 * 3 / 8 / 3
     assert metrics["sets"]["dev"]["examples"] == 50
     rows = {path.name: sum(1 for _ in tf.data.TFRecordDataset(str(path)))
-            for path in pathlib.Path(output_dir).glob("train.tf_record_*")}
+            for path in pathlib.Path(output_dir).glob("train.tf_record_?")}
     expected = {"train.tf_record_0": 86, "train.tf_record_1": 85,
                 "train.tf_record_2": 85}
     if disk == "own":
