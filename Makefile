@@ -6,7 +6,7 @@ export TF PYTHON
 # TensorFlow's C++ notes on the processor say nothing about a run.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup browser demo test test-fast bench lint clean
+.PHONY: setup browser demo test test-fast bench bench-peers lint clean
 
 setup:
 	@bash demo/setup.sh
@@ -29,16 +29,18 @@ test: setup browser lint
 test-fast: setup lint
 	@$(PYTEST) -m "not slow"
 
-# Training speed beside a matrix product, ranks beside threads, compiled models beside exports; with
-# SQUAD_FILE=... VOCAB_FILE=... also how fast SQuAD files are converted, with SENTENCES_FILE=... VOCAB_FILE=... how
-# fast sentences are tokenized, and with EXPORT_DIR=... DATA_FILE=... the server beside the model alone. Figures in README and docs/serving.md.
+# Speed and memory, ours and others', to build/bench: docs/benchmarks.md. SECTIONS=train,peers takes some of it,
+# QUICK=1 a short form, and GLUE_DIR, VOCAB_FILE, SQUAD_FILE, EXPORT_DIR and DATA_FILE real data; the flags in
+# BENCH go to it as they are.
 bench: setup
-	@$(PYTHON_BIN) -m tests.benchmarks.train_step
-	@$(PYTHON_BIN) -m tests.benchmarks.scaling
-	@TF_ENABLE_ONEDNN_OPTS=1 $(PYTHON_BIN) -m tests.benchmarks.compiled_speed
-	@$(if $(EXPORT_DIR),$(PYTHON_BIN) -m tests.benchmarks.serving --export_dir="$(EXPORT_DIR)" --data_file="$(DATA_FILE)")
-	@$(if $(SQUAD_FILE),$(PYTHON_BIN) -m tests.benchmarks.squad_features --squad_file="$(SQUAD_FILE)" --vocab_file="$(VOCAB_FILE)")
-	@$(if $(SENTENCES_FILE),$(PYTHON_BIN) -m tests.benchmarks.tokenization --sentences_file="$(SENTENCES_FILE)" --vocab_file="$(VOCAB_FILE)")
+	@$(PYTHON_BIN) -m tests.benchmarks.bench $(if $(SECTIONS),--sections=$(SECTIONS)) $(if $(QUICK),--quick) \
+	  $(if $(GLUE_DIR),--glue_dir="$(GLUE_DIR)") $(if $(VOCAB_FILE),--vocab_file="$(VOCAB_FILE)") \
+	  $(if $(SQUAD_FILE),--squad_file="$(SQUAD_FILE)") $(if $(EXPORT_DIR),--export_dir="$(EXPORT_DIR)") \
+	  $(if $(DATA_FILE),--data_file="$(DATA_FILE)") $(BENCH)
+
+# The environments of those that it measures beside; without them it says so.
+bench-peers: setup
+	@$(PYTHON_BIN) -m tests.benchmarks.peers.environments
 
 lint: setup
 	@$(PYTHON_BIN) -m ruff check .

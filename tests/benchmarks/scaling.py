@@ -11,7 +11,6 @@ their ratio. Beside it stands what a rank hands to Horovod per step.
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import tensorflow as tf
 
 from demo import horovod_helpers
 from demo import launch
+from tests.benchmarks import measure
 from tests.benchmarks import model
 
 FLAGS = flags.FLAGS
@@ -56,7 +56,7 @@ def run_rank():
   horovod_helpers.start_ranks(False, cpu_only=True,
                               fp16_allreduce=FLAGS.fp16_allreduce)
   batch = FLAGS.batch_size // horovod_helpers.hvd_size()
-  config = model.config_of_size(384, 6)
+  config = model.config_of_size(model.SIZES["MiniLM"])
   with tf.Graph().as_default() as graph:
     train_op = model.train_op(config, batch, FLAGS.seq_length,
                               seed=horovod_helpers.hvd_rank())
@@ -85,7 +85,7 @@ def run_rank():
               for var in tf.compat.v1.trainable_variables())}))
 
 
-def measure(ranks, threads):
+def run_ranks(ranks, threads):
   """One run by demo.launch; returns what rank 0 has measured."""
   with tempfile.TemporaryDirectory() as folder:
     result = os.path.join(folder, "result.json")
@@ -107,16 +107,16 @@ def main(_):
   threads = launch.num_cores() // FLAGS.ranks
   alone, together = [], []
   for _ in range(FLAGS.rounds):
-    alone.append(measure(1, threads * FLAGS.ranks))
-    together.append(measure(FLAGS.ranks, threads))
+    alone.append(run_ranks(1, threads * FLAGS.ranks))
+    together.append(run_ranks(FLAGS.ranks, threads))
   print(json.dumps({
       "one_rank": [round(x["examples_per_second"], 2) for x in alone],
       f"{FLAGS.ranks}_ranks": [
           round(x["examples_per_second"], 2) for x in together],
       # Per round, since the machine's speed may drift.
-      "ratio": round(statistics.median(
-          b["examples_per_second"] / a["examples_per_second"]
-          for a, b in zip(alone, together)), 3),
+      "ratio": round(measure.median_ratio(
+          *([run["examples_per_second"] for run in runs]
+            for runs in (together, alone))), 3),
       **{name: value for name, value in together[0].items()
          if name.startswith("bytes")}}, indent=2))
 

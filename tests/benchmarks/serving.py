@@ -27,6 +27,7 @@ from demo import client_rows
 from demo import predictor
 from tests import conftest
 from tests import served_models
+from tests.benchmarks import measure
 
 FLAGS = flags.FLAGS
 ONE_CLIENT_REQUESTS = 200
@@ -115,9 +116,9 @@ def main(_):
               f"{sum(report['errors'].values())} errors, p99 {report['latency_ms']['p99']:.0f} ms, largest "
               f"difference {report['check']['largest_difference']:.1g}",
               flush=True)
-        pairs.append((alone, report["rows_per_second"]))
+        pairs.append((report["rows_per_second"], alone))
       print(f"served / alone: "
-            f"{statistics.median(s / a for a, s in pairs):.3f}, the median of "
+            f"{measure.median_ratio(*zip(*pairs)):.3f}, the median of "
             f"{len(pairs)} pairs; {FLAGS.clients} clients, {total} requests "
             f"each round", flush=True)
       calls, reports = [], []
