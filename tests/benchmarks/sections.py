@@ -284,8 +284,8 @@ def start(settings):
       _whole("--help", [*script, "--help"], 1, status=1),
       _whole("import tensorflow alone",
              [*python, "-c", "import tensorflow"], 1),
-      _whole("to the first step", training, 1, until=r"step 1\b|steps?: *1\b|"
-             r"\bloss = ", remove=[output])], settings.turns(5)))
+      _whole("to the first step", training, 1, until="step 1/",
+             remove=[output])], settings.turns(5)))
   return {"rows": rows, "columns": [
       "cpu_ms_per_row", "wall_ms_per_row", "peak_mib"]}
 
