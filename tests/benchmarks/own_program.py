@@ -29,6 +29,10 @@ from tests.benchmarks.peers import turns
 
 _PRODUCTS_SECONDS = 0.2
 _MODES = tf.estimator.ModeKeys
+# Flags of demo.compile_model for a model; others are named by their --dtype.
+_COMPILED = {"onnx": dict(format="onnx"),
+             "aggressive": dict(dtype="bfloat16",
+                                aggressive_optimizations=True)}
 
 
 def _versions(*names):
@@ -240,7 +244,8 @@ def tokenize_in_graph(spec):
 def make_models(spec):
   """Exports a classifier and compiles it, below spec["folder"]: no turns.
 
-  spec["models"] is a list of "export", "float32", "bfloat16", "onnx", "int8".
+  spec["models"] is a list of "export", "int8", "onnx", "aggressive" and values
+  of --dtype.
   """
   # The tests have what makes an export of random weights.
   # pylint: disable=import-outside-toplevel
@@ -265,8 +270,7 @@ def make_models(spec):
       _quantize(export, made[name])
     else:
       compile_model.compile_model(compile_model_test.flags(
-          export, made[name], **(
-              dict(format="onnx") if name == "onnx" else dict(dtype=name))))
+          export, made[name], **_COMPILED.get(name, dict(dtype=name))))
   return turns.Case(lambda: None, {"models": made})
 
 

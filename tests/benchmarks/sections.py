@@ -347,6 +347,8 @@ def inference(settings):
   mode, with the same rows."""
   size = "MiniLM" if "MiniLM" in settings.sizes else settings.sizes[0]
   names = ["export", "float32", "bfloat16", "onnx", "int8"]
+  if not settings.quick:
+    names += ["float16", "aggressive"]
   made = measure.Worker(
       _own("models", "make_models", size=size, folder=settings.folder,
            models=names, warm_up=0),
