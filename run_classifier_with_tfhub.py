@@ -35,7 +35,7 @@ FLAGS = flags.FLAGS
 
 # Flags of run_classifier whose place the module takes.
 _UNUSED_FLAGS = ("bert_config_file", "vocab_file", "init_checkpoint",
-                 "do_lower_case")
+                 "do_lower_case", "recompute_layers")
 
 
 def init_classifier_with_tfhub_flags():
@@ -231,6 +231,8 @@ def main(_):
 
   Source: upstream symbol; see CHANGES.
   """
+  if FLAGS.precision == "auto":
+    FLAGS.precision = "fp32"  # That of the module.
   run_classifier.run_task(FLAGS, HubModel)
 
 

@@ -42,8 +42,9 @@ SECTIONS = {
     "runtime": (
         "cpu_only", "use_horovod", "fp16_allreduce", "distributed_predict",
         "write_perf", "profile_steps", "bf16_config_path", "precision",
-        "loss_scale", "use_xla", "iterations_per_loop", "use_tpu", "tpu_name",
-        "tpu_zone", "gcp_project", "master", "num_tpu_cores",
+        "loss_scale", "use_xla", "fused_ops", "recompute_layers",
+        "iterations_per_loop", "use_tpu", "tpu_name", "tpu_zone",
+        "gcp_project", "master", "num_tpu_cores",
         "preprocess_workers", "num_ranks", "hosts", "restarts"),
 }
 _SECTION_OF = {name: section for section, names in SECTIONS.items()

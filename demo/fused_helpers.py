@@ -12,9 +12,9 @@ for the order in which numbers are added up, and for which elements a dropout
 drops: random bits for each element come from a hash of its place with a random
 key, which is cheaper than a generator.
 
-Source: for the derivatives, Ba et al. 2016, "Layer Normalization", and Hendrycks
-and Gimpel 2016 for gelu; for the hash, multiplications and shifts in turn, as in
-Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators".
+Source: Ba et al. 2016, "Layer Normalization", and Hendrycks and Gimpel 2016 for
+gelu; for the hash, multiplications and shifts in turn, Steele et al. 2014, "Fast
+Splittable Pseudorandom Number Generators".
 """
 
 import functools

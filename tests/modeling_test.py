@@ -324,3 +324,20 @@ class AssignmentMapTest:
       with pytest.raises(AssertionError, match="enable_resource_variables"):
         modeling.get_assignment_map_from_checkpoint(
             [var], tiny_model.init_checkpoint)
+
+
+class RecomputedTest:
+
+  def test_unseeded_dropouts_drop_the_same_again(self):
+    def layer(inputs):
+      return modeling.dropout(modeling.dropout(inputs, 0.5), 0.5)
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      inputs = tf.ones([1000])
+      output = modeling._recomputed(layer, inputs)
+      (gradient,) = tf.gradients(output, inputs)
+      found = [session.run([output, gradient]) for _ in range(2)]
+    for output, gradient in found:
+      np.testing.assert_array_equal(output, gradient)
+      assert 0.15 < (output > 0).mean() < 0.35
+    assert (found[0][0] != found[1][0]).any()

@@ -27,13 +27,15 @@ BATCHES = {64: 32, 128: 32, 384: 8}
 
 
 class Configuration(collections.namedtuple(
-    "Configuration", ["options", "use_xla", "env"], defaults=[{}, False, {}])):
+    "Configuration", ["options", "use_xla", "env", "length_step"],
+    defaults=[{}, False, {}, None])):
   """A way to compute the training step.
 
   Attributes:
     options: dict, values of option_helpers.Options.
     use_xla: bool, as --use_xla.
     env: dict, environment variables.
+    length_step: int or None, see `padding_helpers.length_step`.
   """
 
   __slots__ = ()
@@ -47,6 +49,17 @@ class Configuration(collections.namedtuple(
 CONFIGURATIONS = {
     "fp32": Configuration(),
     "bf16": Configuration(dict(precision="bf16")),
+    "fp32, fused": Configuration(dict(fused_ops=True)),
+    "bf16, fused": Configuration(dict(precision="bf16", fused_ops=True)),
+    "fp32, recomputed": Configuration(dict(recompute_layers=True)),
+    "bf16, recomputed": Configuration(dict(
+        precision="bf16", recompute_layers=True)),
+    "bf16, fused, recomputed": Configuration(dict(
+        precision="bf16", fused_ops=True, recompute_layers=True)),
+    "bf16, fused, unpadded": Configuration(
+        dict(precision="bf16", fused_ops=True), length_step=8),
+    "fp32, fused, unpadded": Configuration(
+        dict(fused_ops=True), length_step=8),
     "fp32, XLA": Configuration(use_xla=True),
     "bf16, XLA": Configuration(dict(precision="bf16"), True),
     "fp32, oneDNN off": Configuration(env={"TF_ENABLE_ONEDNN_OPTS": "0"}),
@@ -139,14 +152,15 @@ def write_records(rows, path):
           record_helpers.int_entry("is_real_example", [1])))
 
 
-def read_batches(path, batch_size, length, is_training):
+def read_batches(path, batch_size, length, is_training, length_step=None):
   """run_classifier.py's batches of a record file, without end.
 
   Returns:
     Dict name -> int32 tensor, see run_classifier.file_based_input_fn_builder.
   """
   batches = run_classifier.file_based_input_fn_builder(
-      path, length, is_training, drop_remainder=True)(
+      path, length, is_training, drop_remainder=True,
+      length_step=length_step)(
           {"batch_size": batch_size})
   if not is_training:
     batches = batches.repeat()

@@ -85,14 +85,14 @@ def _read_rows(spec):
     return dict(reader)
 
 
-def _record_batches(spec, is_training):
+def _record_batches(spec, is_training, length_step=None):
   """(batches, number of rows, length) of spec["rows_file"] as records."""
   rows = _read_rows(spec)
   count, length = rows["input_ids"].shape
   path = os.path.join(spec["folder"], f"rows_{os.getpid()}.tf_record")
   model.write_records(rows, path)
-  return (model.read_batches(path, spec["batch"], length, is_training), count,
-          length)
+  return (model.read_batches(path, spec["batch"], length, is_training,
+                             length_step), count, length)
 
 
 def _step_case(spec, session, fetched, mask, count, passes, beside=None):
@@ -135,7 +135,8 @@ def training(spec):
     xla_helpers.allow_cpu()
     config = xla_helpers.compiling_config(config)
   tf.compat.v1.enable_resource_variables()
-  features, count, _ = _record_batches(spec, is_training=True)
+  features, count, _ = _record_batches(
+      spec, True, configuration.length_step)
   tf.compat.v1.train.get_or_create_global_step()
   train_op = model.model_fn(model.SIZES[spec["size"]], options)(
       features, None, _MODES.TRAIN, {}).train_op

@@ -187,8 +187,11 @@ def peers(settings):
     path, called = _rows_file(
         settings, length, batch * (_MIXED_BATCHES if is_mixed else 1), is_mixed)
     for precision in _PRECISIONS:
-      contenders = [_train(settings, precision, size, path, batch)._replace(
-          name=f"here, {precision}")]
+      contenders = [
+          _train(settings, name, size, path, batch)._replace(
+              name=f"here, {name}")
+          for name in (precision, f"{precision}, fused",
+                       *([f"{precision}, fused, unpadded"] if is_mixed else []))]
       contenders += [
           _peer(name, precision, "train", size, precision=precision,
                 rows_file=path, batch=batch) for name in _PEERS]
@@ -389,8 +392,10 @@ def memory(settings):
     for precision in _PRECISIONS:
       rows += settings.run(measure.Group(
           f"base, 8 x 384, {called}", [
-              _train(settings, precision, "base", path, 8, warm_up=1)._replace(
-                  name=f"here, {precision}"),
+              *(_train(settings, name, "base", path, 8, warm_up=1)._replace(
+                  name=f"here, {name}")
+                for name in (precision, f"{precision}, fused",
+                             f"{precision}, recomputed")),
               *(_peer(name, precision, "train", "base", precision=precision,
                       rows_file=path, batch=8, warm_up=1)
                 for name in _PEERS)], 1))
