@@ -13,8 +13,8 @@ drops: random bits for each element come from a hash of its place with a random
 key, which is cheaper than a generator.
 
 Source: Ba et al. 2016, "Layer Normalization", and Hendrycks and Gimpel 2016 for
-gelu; for the hash, multiplications and shifts in turn, Steele et al. 2014, "Fast
-Splittable Pseudorandom Number Generators".
+gelu; for the hash, multiplications and shifts in turn, Steele et al. 2014,
+"Fast Splittable Pseudorandom Number Generators".
 """
 
 import functools
