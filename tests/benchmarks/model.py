@@ -54,6 +54,8 @@ CONFIGURATIONS = {
     "fp32, recomputed": Configuration(dict(recompute_layers=True)),
     "bf16, recomputed": Configuration(dict(
         precision="bf16", recompute_layers=True)),
+    "fp32, fused, recomputed": Configuration(
+        dict(fused_ops=True, recompute_layers=True)),
     "bf16, fused, recomputed": Configuration(dict(
         precision="bf16", fused_ops=True, recompute_layers=True)),
     "bf16, fused, unpadded": Configuration(
