@@ -41,10 +41,12 @@ def operations(options, is_training):
   Returns:
     modeling.Operations.
   """
-  if not is_training:
-    return modeling.Operations(options.compute_dtype)
-  kind = FusedOperations if options.fused_ops else modeling.Operations
-  return kind(options.compute_dtype, options.recompute_layers)
+  if options.fused_ops and is_training and not options.recompute_layers:
+    return FusedOperations(options.compute_dtype)
+  # What XLA computes takes more memory than single operations do, and memory is
+  # what computing layers again is for.
+  return modeling.Operations(options.compute_dtype,
+                             is_training and options.recompute_layers)
 
 
 class FusedOperations(modeling.Operations):

@@ -108,6 +108,13 @@ class FusedOperationsTest:
     for case in ((options, False), (option_helpers.UPSTREAM, True)):
       assert type(fused_helpers.operations(*case)) is modeling.Operations
 
+  def test_layers_that_are_computed_again_are_plain(self):
+    options = option_helpers.UPSTREAM._replace(
+        fused_ops=True, recompute_layers=True)
+    found = fused_helpers.operations(options, True)
+    assert type(found) is modeling.Operations and found.recomputes_layers
+    assert not fused_helpers.operations(options, False).recomputes_layers
+
 
 class DropoutTest:
 

@@ -97,19 +97,23 @@ class CreateOptimizerTest:
     assert tf.train.load_variable(
         tf.train.latest_checkpoint(str(tmp_path)), "global_step") == 60
 
-  def test_gradients_are_clipped_to_norm_one(self):
+  @pytest.mark.parametrize("options", [
+      {}, dict(fused_ops=True), dict(recompute_layers=True)])
+  @pytest.mark.parametrize("scale, expected", [
+      (1000.0, 0.1 / np.sqrt(3)), (0.01, 0.001), (np.inf, np.nan)])
+  def test_gradients_are_clipped_to_norm_one(self, options, scale, expected):
     with tf.Graph().as_default():
-      w = tf.compat.v1.get_variable("w_bias", [3], initializer=tf.zeros_initializer())
+      w = tf.compat.v1.get_variable(
+          "w_bias", [3], initializer=tf.zeros_initializer())
       op = optimization.create_optimizer(
-          1000.0 * tf.reduce_sum(w), 1.0, 10, 0, False)
+          scale * tf.reduce_sum(w), 1.0, 10, 0, False,
+          option_helpers.Options(**options))
       m = next(v for v in tf.compat.v1.global_variables()
                if v.op.name == "w_bias/adam_m")
       with tf.compat.v1.Session() as session:
         session.run(tf.compat.v1.global_variables_initializer())
         session.run(op)
-        np.testing.assert_allclose(
-            session.run(m), 0.1 / np.sqrt(3), rtol=1e-5)
-
+        np.testing.assert_allclose(session.run(m), [expected] * 3, rtol=1e-5)
 
   @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
   def test_rates_layer_by_layer_and_frozen_layers(self, optimizer):
@@ -150,7 +154,8 @@ class AdamWeightDecayOptimizerTest:
         np.testing.assert_allclose(
             session.run(w), [0.4, 0.2, -0.5], rtol=1e-2, atol=1e-2)
 
-  def test_steps_equal_numpy(self):
+  @pytest.mark.parametrize("is_compiled", [None, False, True])
+  def test_steps_equal_numpy(self, is_compiled):
     rng = np.random.RandomState(7)
     start = rng.normal(size=[6, 3])
     gradients = rng.normal(size=[5, 6, 3]) * 10.0 ** rng.randint(
@@ -166,7 +171,8 @@ class AdamWeightDecayOptimizerTest:
           "w", initializer=tf.constant(start, tf.float32))
       fed = tf.compat.v1.placeholder(tf.float32, [6, 3])
       op = optimization.AdamWeightDecayOptimizer(
-          0.003, weight_decay_rate=0.01).apply_gradients([(fed, w)])
+          0.003, weight_decay_rate=0.01,
+          is_compiled=is_compiled).apply_gradients([(fed, w)])
       with tf.compat.v1.Session() as session:
         session.run(tf.compat.v1.global_variables_initializer())
         for grad in gradients:
@@ -252,7 +258,8 @@ def lamb_in_numpy(params, gradients, rate, decays):
 
 class LambOptimizerTest:
 
-  def test_steps_equal_numpy(self):
+  @pytest.mark.parametrize("is_compiled", [None, False, True])
+  def test_steps_equal_numpy(self, is_compiled):
     rng = np.random.RandomState(3)
     starts = [rng.normal(size=[6, 3]), rng.normal(size=[4]), np.zeros([5]),
               rng.normal(size=[3])]
@@ -267,8 +274,8 @@ class LambOptimizerTest:
       fed = [tf.compat.v1.placeholder(tf.float32, x.shape) for x in starts]
       op = optimization.LambOptimizer(
           0.02, weight_decay_rate=0.01, exclude_from_weight_decay=[
-              "LayerNorm", "layer_norm", "bias"]).apply_gradients(
-                  zip(fed, variables))
+              "LayerNorm", "layer_norm", "bias"],
+          is_compiled=is_compiled).apply_gradients(zip(fed, variables))
       with tf.compat.v1.Session() as session:
         session.run(tf.compat.v1.global_variables_initializer())
         for step in gradients:
