@@ -662,7 +662,7 @@ def embedding_postprocessor(
     ValueError: a rank is wrong or `token_type_ids` is missing.
     tf.errors.InvalidArgumentError: S is larger than the position table.
 
-  Source: upstream symbol, unchanged.
+  Source: upstream symbol; see CHANGES.
   """
   batch_size, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
   output = input_tensor

@@ -63,8 +63,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   optimizer = _OPTIMIZERS[options.optimizer](
       learning_rate, weight_decay_rate=0.01, beta_1=0.9, beta_2=0.999,
       exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
-      epsilon=1e-6, rate_factors=rate_factors,
-      is_compiled=_is_compiled(options))
+      epsilon=1e-6, rate_factors=rate_factors, is_compiled=options.fused_ops)
   adam = optimizer
   if horovod_enabled():
     optimizer = hvd.DistributedOptimizer(
@@ -82,7 +81,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   # What several ranks have exchanged is dense for a whole batch too.
   norm = (loss.global_norm(grads) if is_split and not horovod_enabled()
           else None)
-  if _is_compiled(options) is not None:
+  if options.fused_ops:
     norm = tf.linalg.global_norm(grads) if norm is None else norm
     adam.gradient_factor = _clip_factor(norm)
   else:
@@ -101,13 +100,6 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
   with tf.control_dependencies([step_is_raised]):
     return scale.update_if_finite(norm, update) if scale else update()
-
-
-def _is_compiled(options):
-  """How variables are updated, see AdamWeightDecayOptimizer."""
-  if options.recompute_layers:
-    return False
-  return True if options.fused_ops else None
 
 
 def _clip_factor(norm):
@@ -166,7 +158,7 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
                exclude_from_weight_decay=None,
                name="AdamWeightDecayOptimizer",
                rate_factors=None,
-               is_compiled=None):
+               is_compiled=False):
     """Takes the values as they are.
 
     Args:
@@ -180,15 +172,15 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
       name: string, name of the optimizer.
       rate_factors: dict variable name -> float or None, what the learning
         rate of a variable is multiplied by; 1 where it has no entry.
-      is_compiled: True: XLA updates a variable and its slots in one pass and
-        in place; False: a function of operations does, which takes the least
-        memory; None: operations of the graph do.
+      is_compiled: bool, XLA updates a variable and its slots in one pass and
+        in place.
     """
     super().__init__(False, name)
     self.gradient_factor = None
     # The same code, once for all variables of a shape.
-    self._assign_next = self._next if is_compiled is None else tf.function(
-        self._next, jit_compile=is_compiled, autograph=False)
+    self._assign_next = tf.function(
+        self._next, jit_compile=True, autograph=False
+    ) if is_compiled else self._next
     self._rate_factors = rate_factors or {}
     self.learning_rate = learning_rate
     self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon

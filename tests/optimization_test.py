@@ -97,8 +97,7 @@ class CreateOptimizerTest:
     assert tf.train.load_variable(
         tf.train.latest_checkpoint(str(tmp_path)), "global_step") == 60
 
-  @pytest.mark.parametrize("options", [
-      {}, dict(fused_ops=True), dict(recompute_layers=True)])
+  @pytest.mark.parametrize("options", [{}, dict(fused_ops=True)])
   @pytest.mark.parametrize("scale, expected", [
       (1000.0, 0.1 / np.sqrt(3)), (0.01, 0.001), (np.inf, np.nan)])
   def test_gradients_are_clipped_to_norm_one(self, options, scale, expected):
@@ -154,7 +153,7 @@ class AdamWeightDecayOptimizerTest:
         np.testing.assert_allclose(
             session.run(w), [0.4, 0.2, -0.5], rtol=1e-2, atol=1e-2)
 
-  @pytest.mark.parametrize("is_compiled", [None, False, True])
+  @pytest.mark.parametrize("is_compiled", [False, True])
   def test_steps_equal_numpy(self, is_compiled):
     rng = np.random.RandomState(7)
     start = rng.normal(size=[6, 3])
@@ -258,7 +257,7 @@ def lamb_in_numpy(params, gradients, rate, decays):
 
 class LambOptimizerTest:
 
-  @pytest.mark.parametrize("is_compiled", [None, False, True])
+  @pytest.mark.parametrize("is_compiled", [False, True])
   def test_steps_equal_numpy(self, is_compiled):
     rng = np.random.RandomState(3)
     starts = [rng.normal(size=[6, 3]), rng.normal(size=[4]), np.zeros([5]),

@@ -36,7 +36,12 @@ FIRST_SCALE = 2.0 ** 20
 # Whole runs that are to score alike: name -> flags. XLA's is the first, since
 # its settings count from the first session on.
 RUNS = {"xla": ["--use_xla"], "fp32": [], "bf16": ["--precision=bf16"],
-        "fp16": ["--precision=fp16"]}
+        "fp16": ["--precision=fp16"],
+        "fused": ["--fused_ops"],
+        "fused fp16": ["--fused_ops", "--precision=fp16"],
+        "fused parts": ["--fused_ops", "--train_batch_size=4",
+                        "--num_accumulation_steps=4"],
+        "recomputed": ["--recompute_layers", "--fused_ops", "--use_xla"]}
 
 
 class CompilingConfigTest:
@@ -233,7 +238,7 @@ class WholeRunTest:
             folder, name, "eval_results.txt").read_text().splitlines())}
             for name in RUNS}, run.stdout, folder
 
-  @pytest.mark.parametrize("name", ["bf16", "fp16", "xla"])
+  @pytest.mark.parametrize("name", [x for x in RUNS if x != "fp32"])
   def test_scores_are_those_of_fp32_but_for_noise(self, name, scores):
     found = scores[0]
     assert found[name]["global_step"] == STEPS
