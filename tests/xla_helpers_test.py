@@ -244,8 +244,11 @@ class WholeRunTest:
     assert found[name]["global_step"] == STEPS
     assert found["fp32"]["eval_accuracy"] > 0.9
     # A row of the dev set; the loss is 0.0012, with another seed 0.0015, and
-    # fp16 lacks the steps that it skips.
-    for score, noise in (("eval_accuracy", 0.021), ("eval_loss", 0.005)):
+    # fp16 lacks the steps that it skips. Fused operations drop other elements,
+    # as another seed does: eight seeds gave up to 0.018 without them.
+    noise_of_loss = 0.02 if name.startswith("fused") else 0.005
+    for score, noise in (("eval_accuracy", 0.021),
+                         ("eval_loss", noise_of_loss)):
       assert found[name][score] == pytest.approx(
           found["fp32"][score], abs=noise), found
 
