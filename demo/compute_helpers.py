@@ -56,6 +56,21 @@ def _faster_precision():
   return "bf16" if is_worthwhile else "fp32"
 
 
+def product(rows, inner, columns, dtype):
+  """The operation of a matrix product [rows, inner] x [inner, columns].
+
+  Args:
+    rows: int.
+    inner: int.
+    columns: int.
+    dtype: tf.DType.
+  """
+  # Variables: a product of constants would be computed beforehand.
+  left, right = (tf.Variable(tf.cast(tf.random.normal(shape), dtype))
+                 for shape in ([rows, inner], [inner, columns]))
+  return tf.matmul(left, right).op
+
+
 def product_seconds():
   """Times a matrix product of a typical size, on the device of the training.
 
@@ -64,13 +79,7 @@ def product_seconds():
   """
   seconds = {tf.float32: [], tf.bfloat16: []}
   with tf.Graph().as_default():
-    ops = {}
-    for dtype in seconds:
-      # Variables: a product of constants would be computed beforehand.
-      left, right = (
-          tf.Variable(tf.cast(tf.random.normal(shape), dtype))
-          for shape in ([_ROWS, _WIDTH], [_WIDTH, _UNITS]))
-      ops[dtype] = tf.matmul(left, right).op
+    ops = {dtype: product(_ROWS, _WIDTH, _UNITS, dtype) for dtype in seconds}
     with tf.compat.v1.Session(
         config=horovod_helpers.session_config()) as session:
       session.run(tf.compat.v1.global_variables_initializer())

@@ -63,7 +63,9 @@ class FusedOperations(modeling.Operations):
 
   def to_compute_dtype(self, tensor):
     """See the base class."""
-    return self._casts.get(tensor.ref(), super().to_compute_dtype(tensor))
+    if tensor.ref() in self._casts:
+      return self._casts[tensor.ref()]
+    return super().to_compute_dtype(tensor)
 
   def product(self, matrix, kernel, bias):
     """See the base class."""
@@ -130,23 +132,12 @@ def _xor_shift(bits, count):
       bits, tf.bitwise.right_shift(bits, _u32(count)))
 
 
-def _places(tensor):
-  """The place of each element, counted from 0: uint32, broadcast to a shape."""
-  # A single range of all places would become a constant of the program, which
-  # keeps it several times.
-  places = tf.constant(0, tf.uint32)
-  for axis, size in enumerate(modeling.get_shape_list(tensor)):
-    ends = [1] * (tensor.shape.rank - axis - 1)
-    places = (places * tf.cast(size, tf.uint32) + tf.reshape(
-        tf.cast(tf.range(size), tf.uint32), [-1, *ends]))
-  return places
-
-
 def _dropped(tensor, key, rate):
   """Dropout; the same key drops the same elements. Any shape, float32."""
   if not rate:
     return tensor
-  bits = _places(tensor) + key[0]
+  place = tf.reshape(tf.range(tf.size(tensor)), tf.shape(tensor))
+  bits = tf.cast(place, tf.uint32) + key[0]
   bits = _xor_shift(bits, 16) * _u32(0x7feb352d) + key[1]
   bits = _xor_shift(bits, 15) * _u32(0x846ca68b)
   bits = _xor_shift(bits, 16) * _u32(0x9e3779b1)

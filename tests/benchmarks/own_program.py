@@ -13,6 +13,7 @@ import tensorflow as tf
 from demo import compile_check
 from demo import compile_model
 from demo import compile_reader
+from demo import compute_helpers
 from demo import config_helpers
 from demo import horovod_helpers
 from demo import int8_backends
@@ -56,9 +57,7 @@ def _product(shape, dtype):
     dtype: tf.DType.
   """
   rows, inner, columns = shape
-  left, right = (tf.Variable(tf.cast(tf.random.normal(size), dtype))
-                 for size in ((rows, inner), (inner, columns)))
-  return tf.matmul(left, right).op, 2 * rows * inner * columns
+  return (compute_helpers.product(*shape, dtype), 2 * rows * inner * columns)
 
 
 def _session(config=None):
