@@ -36,6 +36,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import flag_helpers
 from demo import horovod_helpers
+from demo import record_helpers
 from demo import script_helpers
 import modeling
 import tokenization
@@ -484,7 +485,8 @@ def _extract(estimator, features, seq_length, num_lines, trim_batches, write):
   logging.info("  Num lines = %d", num_lines)
   with script_helpers.Progress(
       num_lines, "Extracting", "lines", log_every=1000) as progress:
-    for result in estimator.predict(input_fn, yield_single_examples=True):
+    for result in estimator.predict(
+        record_helpers.untuned(input_fn), yield_single_examples=True):
       line = int(result["unique_id"])
       length = len(tokens[line])
       waiting[line] = [  # Copies, or else whole batches would be held.

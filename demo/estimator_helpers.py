@@ -291,8 +291,9 @@ def train(args, estimator, input_fn, num_examples, num_train_steps,
     hooks.append(stop_hook)
     if evaluation:
       hooks += evaluation.hooks(num_train_steps, stop_hook.largest)
-    estimator.train(input_fn=input_fn, max_steps=num_train_steps,
-                    hooks=hooks, saving_listeners=listeners)
+    estimator.train(
+        input_fn=record_helpers.untuned(input_fn), max_steps=num_train_steps,
+        hooks=hooks, saving_listeners=listeners)
     horovod_helpers.barrier()  # Until rank 0 has saved the last checkpoint.
     if stop_hook.signal is not None:
       raise script_helpers.Stopped(

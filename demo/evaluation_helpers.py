@@ -19,6 +19,7 @@ from demo import checkpoint_helpers
 from demo import curve_helpers
 from demo import horovod_helpers
 from demo import prediction_helpers
+from demo import record_helpers
 from demo import script_helpers
 
 _POLL_SECONDS = 2.0
@@ -178,7 +179,7 @@ class CheckpointScorer(object):
     data = tf.compat.v1.data
     with tf.Graph().as_default() as graph:
       tf.compat.v1.train.get_or_create_global_step()
-      datasets = {name: input_fn(params)
+      datasets = {name: record_helpers.untuned(input_fn)(params)
                   for name, input_fn in self._input_fns.items()}
       main = next(iter(datasets.values()))
       iterator = data.Iterator.from_structure(

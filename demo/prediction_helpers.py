@@ -17,6 +17,7 @@ import tensorflow as tf
 from demo import checkpoint_helpers
 from demo import estimator_helpers
 from demo import horovod_helpers
+from demo import record_helpers
 from demo import script_helpers
 
 # Prefix of the graph collections through which a model_fn shows tensors to
@@ -104,7 +105,7 @@ def evaluate(args, estimator, model_fn, input_fn, num_rows, name):
   outputs_hook = EvalOutputsHook(num_batches)
   perf_hook = horovod_helpers.PerfLoggingHook(args.eval_batch_size, "eval")
   result = estimator.evaluate(
-      input_fn=input_fn, steps=num_batches,
+      input_fn=record_helpers.untuned(input_fn), steps=num_batches,
       hooks=[perf_hook, outputs_hook], name=name,
       checkpoint_path=checkpoint_helpers.chosen_checkpoint(args))
   estimator_helpers.write_perf(
@@ -186,8 +187,8 @@ def _predicted_batches(args, estimator, input_fn, batch_size, num_rows, what,
   batches = []
   with script_helpers.Progress(num_rows, what, unit, log_every) as progress:
     for batch in estimator.predict(
-        input_fn=input_fn, hooks=hooks, yield_single_examples=False,
-        checkpoint_path=path):
+        input_fn=record_helpers.untuned(input_fn), hooks=hooks,
+        yield_single_examples=False, checkpoint_path=path):
       batches.append(batch)
       progress.update(batch_size * ranks)
   estimator_helpers.write_perf(args, perf_hook, perf_name, ranks)

@@ -149,6 +149,21 @@ def _num_records(input_file, most):
   return sum(1 for _ in itertools.islice(found, most))
 
 
+def untuned(input_fn):
+  """An input_fn whose data are read without tf.data's tuning thread.
+
+  The end of a session waits for that thread, and TensorFlow 2.15 does not
+  always wake it: it sleeps for up to a minute, and so does the rank, for which
+  the others wait. Nothing is lost: batches are made in parallel on all cores.
+
+  Args:
+    input_fn: function of params that gives a tf.data.Dataset.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return lambda params: input_fn(params).with_options(options)
+
+
 def training_batches(d, name_to_features, params, num_records, length_step):
   """Batches of a training, without end.
 

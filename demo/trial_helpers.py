@@ -8,6 +8,7 @@ from absl import logging
 import tensorflow as tf
 
 from demo import horovod_helpers
+from demo import record_helpers
 from demo import xla_helpers
 
 # Rows of each data set that are converted and looked at.
@@ -48,7 +49,7 @@ def try_out(args, parts):
       tf.compat.v1.set_random_seed(args.random_seed or 0)
       tf.compat.v1.train.get_or_create_global_step()
       iterator = tf.compat.v1.data.make_initializable_iterator(
-          input_fn(params))
+          record_helpers.untuned(input_fn)(params))
       spec = model_fn(iterator.get_next(), None, mode, params)
       fetches = _fetches(spec, mode)
       weights = sum(var.shape.num_elements()

@@ -46,6 +46,15 @@ class SerializedExampleTest:
     assert parsed["unique_ids"].numpy() == 1000000000
 
 
+class UntunedTest:
+
+  def test_same_data_without_the_tuning_thread(self):
+    d = record_helpers.untuned(lambda params: tf.data.Dataset.range(
+        params["batch_size"]))({"batch_size": 3})
+    assert list(d.as_numpy_iterator()) == [0, 1, 2]
+    assert d.options().autotune.enabled is False
+
+
 class ReusableTest:
 
   @pytest.fixture

@@ -67,11 +67,11 @@ MAY_IMPORT = {
         "demo.record_helpers", "demo.script_helpers", "demo.xla_helpers"},
     "demo/prediction_helpers.py": {
         "demo.checkpoint_helpers", "demo.estimator_helpers",
-        "demo.horovod_helpers", "demo.script_helpers"},
+        "demo.horovod_helpers", "demo.record_helpers", "demo.script_helpers"},
     "demo/evaluation_helpers.py": {
         "demo.checkpoint_helpers", "demo.curve_helpers",
         "demo.horovod_helpers", "demo.prediction_helpers",
-        "demo.script_helpers"},
+        "demo.record_helpers", "demo.script_helpers"},
     "demo/export_helpers.py": {
         "demo.checkpoint_helpers", "demo.horovod_helpers",
         "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
@@ -87,7 +87,8 @@ MAY_IMPORT = {
         "demo.compile_check", "demo.compile_graph", "demo.compile_onnx",
         "demo.compile_reader", "demo.export_helpers", "demo.start_helpers",
         "demo.script_helpers", "demo.text_op_helpers", "demo.window_helpers"},
-    "demo/trial_helpers.py": {"demo.horovod_helpers", "demo.xla_helpers"},
+    "demo/trial_helpers.py": {
+        "demo.horovod_helpers", "demo.record_helpers", "demo.xla_helpers"},
     "demo/download.py": set(),
     "demo/hub_helpers.py": {"demo.flag_helpers", "demo.horovod_helpers"},
     "demo/curve_helpers.py": {"demo.script_helpers"},
