@@ -535,13 +535,17 @@ def _recomputed(layer, layer_input):
       # Not before its gradient is there: else all layers would be kept again.
       with tf.control_dependencies([grad]):
         again = tf.identity(layer_input)
-      with tf.compat.v1.variable_scope(scope, reuse=True), seeds.used():
-        output = layer(again)
+      with tf.compat.v1.variable_scope(scope, reuse=True):
+        output = run(again)
       gradients = tf.gradients(output, [again, *variables], grad)
       return gradients[0], gradients[1:]
 
-    with seeds.used():
-      return layer(layer_input), backward
+    return run(layer_input), backward
+
+  def run(layer_input):
+    # Nor are weights in the compute dtype there before they are needed.
+    with seeds.used(), tf.control_dependencies([layer_input]):
+      return layer(layer_input)
 
   return compute(layer_input)
 

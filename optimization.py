@@ -262,9 +262,8 @@ class AdamWeightDecayOptimizer(tf.compat.v1.train.Optimizer):
     """Variables of a variable's shape, beside it, that begin with 0."""
     return [
         tf.compat.v1.get_variable(
-            f"{param_name}/{slot}", shape=param.shape.as_list(),
-            dtype=tf.float32, trainable=False,
-            initializer=tf.zeros_initializer())
+            f"{param_name}/{slot}", dtype=tf.float32, trainable=False,
+            initializer=lambda: gradient_helpers.zeros(param.shape))
         for slot in names]
 
   def _averages(self, grad, m, v, scalars):

@@ -41,12 +41,10 @@ def operations(options, is_training):
   Returns:
     modeling.Operations.
   """
-  if options.fused_ops and is_training and not options.recompute_layers:
-    return FusedOperations(options.compute_dtype)
-  # What XLA computes takes more memory than single operations do, and memory is
-  # what computing layers again is for.
-  return modeling.Operations(options.compute_dtype,
-                             is_training and options.recompute_layers)
+  kind = (FusedOperations if options.fused_ops and is_training else
+          modeling.Operations)
+  return kind(options.compute_dtype,
+              is_training and options.recompute_layers)
 
 
 class FusedOperations(modeling.Operations):
@@ -136,8 +134,14 @@ def _dropped(tensor, key, rate):
   """Dropout; the same key drops the same elements. Any shape, float32."""
   if not rate:
     return tensor
-  place = tf.reshape(tf.range(tf.size(tensor)), tf.shape(tensor))
-  bits = tf.cast(place, tf.uint32) + key[0]
+  columns = tf.shape(tensor)[-1]
+  rows, columns = (tf.cast(tf.range(count), tf.uint32)
+                   for count in (tf.size(tensor) // columns, columns))
+  # The key is added to the rows: places alone would be a constant, of which XLA
+  # keeps several copies with each function that it has compiled.
+  starts = tf.expand_dims(
+      rows * tf.cast(tf.size(columns), tf.uint32) + key[0], -1)
+  bits = tf.reshape(starts + columns, tf.shape(tensor))
   bits = _xor_shift(bits, 16) * _u32(0x7feb352d) + key[1]
   bits = _xor_shift(bits, 15) * _u32(0x846ca68b)
   bits = _xor_shift(bits, 16) * _u32(0x9e3779b1)

@@ -101,7 +101,7 @@ def in_parts(scalars_of, features, options):
 
   _, sums, total, squares = tf.while_loop(
       lambda index, *_: index < count, add_part,
-      [0, [tf.zeros(shape) for shape in shapes], [0.0] * len(names), 0.0],
+      [0, [zeros(shape) for shape in shapes], [0.0] * len(names), 0.0],
       parallel_iterations=1)
   means = {name: one / count for name, one in zip(names, total)}
   gradients = [
@@ -112,6 +112,16 @@ def in_parts(scalars_of, features, options):
     slices_norm /= scale.value
   means["loss"] = SplitLoss(means["loss"], scale, gradients, slices_norm)
   return means
+
+
+def zeros(shape):
+  """Zeros of a tf.TensorShape, float32, that are made when they are used.
+
+  TensorFlow would compute `tf.zeros` beforehand, and the session would keep
+  them: as much memory again as a model's gradients or its optimizer's slots.
+  """
+  zero = tf.random.uniform([], 0, 1, tf.int32, seed=0)  # A draw of one number.
+  return tf.fill(shape, tf.cast(zero, tf.float32))
 
 
 def _split(value, count):

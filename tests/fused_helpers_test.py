@@ -108,11 +108,12 @@ class FusedOperationsTest:
     for case in ((options, False), (option_helpers.UPSTREAM, True)):
       assert type(fused_helpers.operations(*case)) is modeling.Operations
 
-  def test_layers_that_are_computed_again_are_plain(self):
+  def test_layers_are_computed_again_in_training(self):
     options = option_helpers.UPSTREAM._replace(
         fused_ops=True, recompute_layers=True)
     found = fused_helpers.operations(options, True)
-    assert type(found) is modeling.Operations and found.recomputes_layers
+    assert type(found) is fused_helpers.FusedOperations
+    assert found.recomputes_layers
     assert not fused_helpers.operations(options, False).recomputes_layers
 
 
@@ -144,6 +145,12 @@ class DropoutTest:
                   self.dropped([1000000], 0.5, self.KEY ^ np.uint32([0, 1])) > 0,
                   *(np.roll(first, lag) for lag in (1, 2, 128, 384, 4096))):
       assert abs((first == other).mean() - 0.5) < 0.0025
+
+  def test_compiled_functions_hold_no_tensor_of_places(self):
+    tensor = tf.ones([1024, 256])
+    program = fused_helpers._dropped_elements.experimental_get_compiler_ir(
+        tensor, tf.constant(self.KEY), 0.1)(stage="optimized_hlo_serialized")
+    assert len(program) < tensor.shape.num_elements()
 
   def test_gradient_drops_what_the_forward_pass_dropped(self):
     """Each of the three places, against plain operations with its mask."""

@@ -26,6 +26,32 @@ CONFIG = dict(conftest.TINY_CONFIG, vocab_size=VOCAB, hidden_dropout_prob=0.0,
               attention_probs_dropout_prob=0.0)
 
 
+class ZerosTest:
+
+  @staticmethod
+  def largest_constant(tensor):
+    """Elements of the largest constant of the graph that a session runs."""
+    found = tf.compat.v1.RunMetadata()
+    with tf.compat.v1.Session() as session:
+      array = session.run(
+          tensor, options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+          run_metadata=found)
+    assert not array.any()
+    return max(
+        tf.make_ndarray(node.attr["value"].tensor).size
+        for graph in found.partition_graphs for node in graph.node
+        if node.op == "Const")
+
+  def test_are_not_kept_as_a_constant(self):
+    shape = tf.TensorShape([300, 200])
+    with tf.Graph().as_default():
+      made = gradient_helpers.zeros(shape)
+      assert made.shape == shape
+      assert self.largest_constant(made * 2.0) < 10
+    with tf.Graph().as_default():  # As TensorFlow's own are.
+      assert self.largest_constant(tf.zeros(shape) * 2.0) == 60000
+
+
 def batch():
   """Features of all scripts; rows differ in length and masked words."""
   rng = np.random.RandomState(5)
