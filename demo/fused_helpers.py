@@ -27,8 +27,21 @@ import modeling
 _GELU_SCALE = math.sqrt(2.0 / math.pi)
 _GELU_CUBE = 0.044715
 
-# Compiled once for each shape and shared by all layers.
-_compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+
+def _compiled(function):
+  """Compiles a function, once for each shape; all layers share it."""
+  compiled = tf.function(function, jit_compile=True, autograph=False)
+
+  @functools.wraps(compiled)
+  def call(*args):
+    # Gradients are colocated with what they are of: with each layer's own
+    # operation, for which there would be another function to compile.
+    graph = tf.compat.v1.get_default_graph()
+    with graph.colocate_with(None, ignore_existing=True):
+      return compiled(*args)
+
+  return call
+
 
 
 def operations(options, is_training):

@@ -148,7 +148,8 @@ class DropoutTest:
 
   def test_compiled_functions_hold_no_tensor_of_places(self):
     tensor = tf.ones([1024, 256])
-    program = fused_helpers._dropped_elements.experimental_get_compiler_ir(
+    compiled = fused_helpers._dropped_elements.__wrapped__
+    program = compiled.experimental_get_compiler_ir(
         tensor, tf.constant(self.KEY), 0.1)(stage="optimized_hlo_serialized")
     assert len(program) < tensor.shape.num_elements()
 
