@@ -412,7 +412,7 @@ def profile(settings):
   tables = []
   size = "MiniLM" if "MiniLM" in settings.sizes else settings.sizes[0]
   path, called = _rows_file(settings, 128, 32, False)
-  for name in ("fp32", "bf16"):
+  for name in ("fp32", "bf16", "bf16, fused"):
     found = json.loads(_output([
         sys.executable, "-m", "tests.benchmarks.step_profile",
         json.dumps(dict(size=size, configuration=name, rows_file=path, batch=32,
