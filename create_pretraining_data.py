@@ -40,6 +40,7 @@ import numpy as np
 import tensorflow as tf
 
 from demo import flag_helpers
+from demo import horovod_helpers
 from demo import record_helpers
 from demo import script_helpers
 from demo import worker_helpers
@@ -799,7 +800,7 @@ def main(_):
   for folder in sorted({os.path.dirname(path) for path in output_files}):
     script_helpers.check_output_dir(folder or ".", "output_file")
   tokenizer = _make_tokenizer(args)
-  workers = args.workers or worker_helpers.default_workers()
+  workers = args.workers or horovod_helpers.num_cores()
   settings = dict(
       max_seq_length=args.max_seq_length, short_seq_prob=args.short_seq_prob,
       masked_lm_prob=args.masked_lm_prob,

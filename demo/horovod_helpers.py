@@ -51,11 +51,13 @@ _LAUNCHERS = (
          local_size="SLURM_STEP_TASKS_PER_NODE", local_rank="SLURM_LOCALID"),
 )
 
-# Variables of the device library that a reader of a log wants to know.
+# Threads that a rank computes with, read by TensorFlow.
+_THREADS_VARIABLE = "TF_NUM_INTRAOP_THREADS"
+# Variables that a reader of a log wants to know.
 _SHOWN_VARIABLES = (
     "MULTI_HLS_IPS", "HCL_CONFIG_PATH", "NUM_WORKERS_PER_HLS",
     "HABANA_INITIAL_WORKSPACE_SIZE_MB", "TF_ENABLE_BF16_CONVERSION",
-    "TF_BF16_CONVERSION")
+    "TF_BF16_CONVERSION", _THREADS_VARIABLE)
 # Folders and names for dumped graphs, which ranks must not share.
 _PREFIX_VARIABLES = (
     "TF_RANK_PREFIX", "HBN_TF_GRAPH_PREFIX", "TF_DUMP_GRAPH_PREFIX")
@@ -278,6 +280,8 @@ def _start_horovod(use_horovod, fp16_allreduce):
   if not _state["has_device"] and not tf.config.list_physical_devices("GPU"):
     for name, value in _CPU_SETTINGS.items():
       os.environ.setdefault(name, value)
+    if comm_local_size() > 1:  # Each would take as many as there are cores.
+      os.environ.setdefault(_THREADS_VARIABLE, str(num_cores()))
   module = hvd_init()
   _take_own_gpu()
   if fp16_allreduce:
@@ -337,6 +341,12 @@ def _own_gpu():
         f"{hvd_local_size()} ranks on a server of {len(gpus)} GPU(s): start "
         f"one rank per GPU (mpirun -np {len(gpus)}), or pass --cpu_only.")
   return hvd_local_rank()
+
+
+def num_cores():
+  """The CPU cores that this process may use; ranks of a server share them."""
+  share = os.cpu_count() // comm_local_size()
+  return max(min(len(os.sched_getaffinity(0)), share), 1)
 
 
 def is_chief():

@@ -17,18 +17,11 @@ import threading
 
 from absl import logging
 
-from demo import horovod_helpers
 
 # Items that a worker has waiting, so that none idles and memory stays small.
 _WAITING_PER_WORKER = 3
 
 _function = None
-
-
-def default_workers():
-  """The CPU cores that this process may use; ranks of a server share them."""
-  share = os.cpu_count() // horovod_helpers.comm_local_size()
-  return max(min(len(os.sched_getaffinity(0)), share), 1)
 
 
 class WorkerPool(object):

@@ -1,6 +1,7 @@
 """Tests of demo/horovod_helpers.py, the last ones with real ranks."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,22 @@ class SessionConfigTest:
   def test_can_be_turned_off(self, monkeypatch):
     monkeypatch.setenv("TF_DISABLE_SCOPED_ALLOCATOR", "true")
     assert horovod_helpers.session_config() is None
+
+
+class NumCoresTest:
+
+  def test_ranks_of_a_server_share_its_cores(self, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert horovod_helpers.num_cores() == 8
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "16")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
+    assert horovod_helpers.num_cores() == 2
+    # mpirun may have given each rank its own cores already.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5})
+    assert horovod_helpers.num_cores() == 2
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "16")
+    assert horovod_helpers.num_cores() == 1
 
 
 class OneProcessTest:
@@ -182,7 +199,7 @@ class HorovodMissingTest:
 # Run by each rank: what it sees of the data, and its variables after a step on
 # a gradient of its own.
 RANK_PROGRAM = """
-import json, sys
+import json, os, sys
 import numpy as np
 import tensorflow as tf
 import optimization
@@ -192,6 +209,7 @@ helpers.start_ranks(use_horovod=False, cpu_only=True)
 rank, size = helpers.hvd_rank(), helpers.hvd_size()
 helpers.barrier()
 seen = {"rank": rank, "size": size,
+        "threads": os.environ["TF_NUM_INTRAOP_THREADS"],
         "slice": helpers.example_slice(11),
         "own": helpers.record_file("t"),
         "server": helpers.server_record_files("t"),
@@ -260,6 +278,9 @@ class RanksTest:
     assert ranks[0]["chief"] == [list(range(70)), list(range(100, 171))]
     assert ranks[1]["chief"] is None
     assert [r["slice"] for r in ranks] == [[0, 6], [6, 11]]
+    # What a launcher's binding leaves; all cores without one.
+    assert all(1 <= int(r["threads"]) <= max(os.cpu_count() // 2, 1)
+               for r in ranks)
     assert sorted(ranks[0]["shard"] + ranks[1]["shard"]) == list(range(10))
 
 

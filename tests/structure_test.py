@@ -27,8 +27,9 @@ MAY_IMPORT = {
     "run_pretraining.py": SCRIPTS_MAY_IMPORT,
     "extract_features.py": SCRIPTS_MAY_IMPORT,
     "create_pretraining_data.py": {
-        "tokenization", "demo.flag_helpers", "demo.start_helpers",
-        "demo.record_helpers", "demo.script_helpers", "demo.worker_helpers"},
+        "tokenization", "demo.flag_helpers", "demo.horovod_helpers",
+        "demo.record_helpers", "demo.script_helpers", "demo.start_helpers",
+        "demo.worker_helpers"},
     "demo/start_helpers.py": set(),
     "demo/perf_helpers.py": set(),
     "demo/option_helpers.py": set(),
@@ -58,7 +59,7 @@ MAY_IMPORT = {
         "demo.finetuning_helpers", "demo.script_helpers",
         "demo.table_helpers"},
     "demo/window_helpers.py": set(),
-    "demo/worker_helpers.py": {"demo.horovod_helpers"},
+    "demo/worker_helpers.py": set(),
     "demo/checkpoint_helpers.py": {
         "demo.gradient_helpers", "demo.horovod_helpers", "demo.layer_helpers"},
     "demo/estimator_helpers.py": {

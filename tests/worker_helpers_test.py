@@ -63,19 +63,3 @@ class WorkerPoolTest:
     assert [value for value, _ in results] == [i * i for i in range(40)]
     assert [value for value, _ in again] == [0, 1, 4, 9, 16]
     assert "A worker process was killed" in caplog.text
-
-
-class DefaultWorkersTest:
-
-  def test_ranks_of_a_server_share_its_cores(self, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert worker_helpers.default_workers() == 8
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "16")
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
-    assert worker_helpers.default_workers() == 2
-    # mpirun may have given each rank its own cores already.
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5})
-    assert worker_helpers.default_workers() == 2
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "16")
-    assert worker_helpers.default_workers() == 1
