@@ -800,7 +800,7 @@ def main(_):
   for folder in sorted({os.path.dirname(path) for path in output_files}):
     script_helpers.check_output_dir(folder or ".", "output_file")
   tokenizer = _make_tokenizer(args)
-  workers = args.workers or horovod_helpers.num_cores()
+  workers = args.workers or horovod_helpers.share_of_cores()
   settings = dict(
       max_seq_length=args.max_seq_length, short_seq_prob=args.short_seq_prob,
       masked_lm_prob=args.masked_lm_prob,

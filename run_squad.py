@@ -1466,7 +1466,7 @@ def _worker_pool(args):
       _convert_chunk, settings=(
           args.vocab_file, args.do_lower_case, args.max_seq_length,
           args.doc_stride, args.max_query_length))
-  num_workers = args.preprocess_workers or horovod_helpers.num_cores()
+  num_workers = args.preprocess_workers or horovod_helpers.share_of_cores()
   needed = _converts_text(args)
   return worker_helpers.WorkerPool(convert, num_workers if needed else 1)
 

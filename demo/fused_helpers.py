@@ -43,7 +43,6 @@ def _compiled(function):
   return call
 
 
-
 def operations(options, is_training):
   """What a model's encoder is computed with.
 
@@ -147,13 +146,12 @@ def _dropped(tensor, key, rate):
   """Dropout; the same key drops the same elements. Any shape, float32."""
   if not rate:
     return tensor
-  columns = tf.shape(tensor)[-1]
+  width = tf.shape(tensor)[-1]
   rows, columns = (tf.cast(tf.range(count), tf.uint32)
-                   for count in (tf.size(tensor) // columns, columns))
+                   for count in (tf.size(tensor) // width, width))
   # The key is added to the rows: places alone would be a constant, of which XLA
   # keeps several copies with each function that it has compiled.
-  starts = tf.expand_dims(
-      rows * tf.cast(tf.size(columns), tf.uint32) + key[0], -1)
+  starts = tf.expand_dims(rows * tf.cast(width, tf.uint32) + key[0], -1)
   bits = tf.reshape(starts + columns, tf.shape(tensor))
   bits = _xor_shift(bits, 16) * _u32(0x7feb352d) + key[1]
   bits = _xor_shift(bits, 15) * _u32(0x846ca68b)

@@ -281,7 +281,7 @@ def _start_horovod(use_horovod, fp16_allreduce):
     for name, value in _CPU_SETTINGS.items():
       os.environ.setdefault(name, value)
     if comm_local_size() > 1:  # Each would take as many as there are cores.
-      os.environ.setdefault(_THREADS_VARIABLE, str(num_cores()))
+      os.environ.setdefault(_THREADS_VARIABLE, str(share_of_cores()))
   module = hvd_init()
   _take_own_gpu()
   if fp16_allreduce:
@@ -343,7 +343,7 @@ def _own_gpu():
   return hvd_local_rank()
 
 
-def num_cores():
+def share_of_cores():
   """The CPU cores that this process may use; ranks of a server share them."""
   share = os.cpu_count() // comm_local_size()
   return max(min(len(os.sched_getaffinity(0)), share), 1)

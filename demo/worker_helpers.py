@@ -17,7 +17,6 @@ import threading
 
 from absl import logging
 
-
 # Items that a worker has waiting, so that none idles and memory stays small.
 _WAITING_PER_WORKER = 3
 

@@ -66,20 +66,20 @@ class SessionConfigTest:
     assert horovod_helpers.session_config() is None
 
 
-class NumCoresTest:
+class ShareOfCoresTest:
 
   def test_ranks_of_a_server_share_its_cores(self, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert horovod_helpers.num_cores() == 8
+    assert horovod_helpers.share_of_cores() == 8
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "16")
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
-    assert horovod_helpers.num_cores() == 2
+    assert horovod_helpers.share_of_cores() == 2
     # mpirun may have given each rank its own cores already.
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5})
-    assert horovod_helpers.num_cores() == 2
+    assert horovod_helpers.share_of_cores() == 2
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "16")
-    assert horovod_helpers.num_cores() == 1
+    assert horovod_helpers.share_of_cores() == 1
 
 
 class OneProcessTest:
@@ -278,7 +278,7 @@ class RanksTest:
     assert ranks[0]["chief"] == [list(range(70)), list(range(100, 171))]
     assert ranks[1]["chief"] is None
     assert [r["slice"] for r in ranks] == [[0, 6], [6, 11]]
-    # What a launcher's binding leaves; all cores without one.
+    # Two ranks share the cores.
     assert all(1 <= int(r["threads"]) <= max(os.cpu_count() // 2, 1)
                for r in ranks)
     assert sorted(ranks[0]["shard"] + ranks[1]["shard"]) == list(range(10))
